@@ -1,0 +1,195 @@
+"""WebShop as a text environment."""
+
+import random
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..base import Step, parse_tag
+from .catalogue import Product, build_products
+from .generate import generate_records
+from .goals import SPLITS, Goal, shuffled, synthetic_goals
+from .pages import SEPARATOR, Page
+from .reward import score_purchase
+from .search import SearchEngine
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SYSTEM = (
+    "You are shopping in a web store. Each turn shows a page and the actions it admits. Answer with one action inside "
+    "<action></action> tags: search[words] or click[element]. The purchase is final: buy only what the instruction "
+    "asks for."
+)
+
+
+class Shop:
+    """
+    A catalogue with its search engine and its goals, shared by all environments.
+
+    Args:
+        products (`list[Product]`):
+            The catalogue.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the goals' price limits.
+    """
+
+    def __init__(self, products: list[Product], seed: int = 0):
+        self.products = products
+        self.engine = SearchEngine(products)
+        self.goals = shuffled(synthetic_goals(products, random.Random(seed)))
+
+
+@lru_cache(maxsize=1)
+def embedded_shop() -> Shop:
+    """The shop that comes with the package."""
+    items, instructions = generate_records()
+    return Shop(build_products(items, instructions, random.Random(0)))
+
+
+class WebShopEnv:
+    """
+    WebShop: find a product that fits the instruction, choose its options, buy it.
+
+    An action is `search[words]`, from any page, or `click[element]`, for what the page shows, inside `<action>` tags.
+    Anything else leaves the page as it is and is answered with the reason.
+
+    Args:
+        reward (`str`, *optional*, defaults to `"score"`):
+            What buying pays: `"score"` the original's score in [0, 1], `"success"` 1 for a score of 1 and else 0.
+
+    Raises:
+        `ValueError`: if `reward` is neither.
+
+    Example:
+
+    ```python
+    >>> from sdar_trl.envs import WebShopEnv
+
+    >>> env = WebShopEnv()
+    >>> print(env.reset(goal=0))
+    >>> env.step("<action>search[red shoe]</action>")
+    ```
+    """
+
+    def __init__(self, reward: Literal["score", "success"] = "score"):
+        if reward not in ("score", "success"):
+            raise ValueError(f"`reward` must be score or success, got {reward!r}.")
+        self.reward = reward
+        self.shop = embedded_shop()
+        self.page: Page = Page("done")
+
+    @staticmethod
+    def dataset(split: str) -> "Dataset":
+        """
+        The tasks of a split.
+
+        Args:
+            split (`str`):
+                `"train"`, `"validation"` or `"test"`; they are disjoint and always the same.
+
+        Returns:
+            [`~datasets.Dataset`]: columns `prompt`, `task_id`, `task_type` (the product's category) and `goal`.
+
+        Raises:
+            `ValueError`: if there is no such split.
+        """
+        from datasets import Dataset
+
+        if split not in SPLITS:
+            raise ValueError(f"`split` must be one of {', '.join(sorted(SPLITS))}, got {split!r}.")
+        goals = embedded_shop().goals
+        start, stop = SPLITS[split]
+        prompt = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": ""}]
+        return Dataset.from_list(
+            [
+                {
+                    "prompt": prompt,
+                    "task_id": f"webshop/{split}/{index - start}",
+                    "task_type": goals[index].category,
+                    "goal": index,
+                }
+                for index in range(start, len(goals) if stop is None else stop)
+            ]
+        )
+
+    @property
+    def goal(self) -> Goal:
+        """What the current task asks for."""
+        return self._goal
+
+    def reset(self, *, goal: int, **_: Any) -> str:
+        """
+        Enter the shop with a goal.
+
+        Args:
+            goal (`int`):
+                Index in the shop's goals.
+
+        Returns:
+            `str`: the instruction and the search page.
+        """
+        self._goal = self.shop.goals[goal]
+        self.page = Page()
+        return f"Instruction: {self._goal.instruction}\n{self._view()}"
+
+    def step(self, response: str) -> Step:
+        """
+        Do what the response's action says.
+
+        Args:
+            response (`str`):
+                The policy's response.
+
+        Returns:
+            [`Step`]: the next page; at the end, `info` has `score`, `success` and the parts of the score.
+
+        Raises:
+            `RuntimeError`: if the episode is over.
+        """
+        if self.page.kind == "done":
+            raise RuntimeError("The episode is over; call reset.")
+        action = parse_tag(response, "action")
+        if action is None:
+            return self._invalid("no action in <action></action> tags")
+        match = re.match(r"(.+)\[(.+)\]", action, re.DOTALL)
+        verb, argument = (match[1], match[2].lower()) if match else (None, "")
+        if verb == "search":
+            self.page = Page("results", self.shop.engine.search(argument))
+        elif verb == "click" and argument == "buy now" and argument in self.page.clickables:
+            return self._buy()
+        elif verb == "click" and argument in self.page.clickables and argument != "search":
+            self.page = self.page.click(argument)
+        else:
+            return self._invalid(f"{action[:50]} is not possible here")
+        return Step(self._view(), 0.0, False, False, True)
+
+    def close(self) -> None:
+        """Nothing to let go of: the shop is shared."""
+
+    def _buy(self) -> Step:
+        product, options = self.page.product, self.page.options
+        assert product is not None
+        score = score_purchase(product, self._goal, options)
+        self.page = Page("done", product=product, options=options, score=score.total)
+        success = score.total == 1.0
+        info = {
+            "success": success,
+            "score": score.total,
+            "type": score.type,
+            "attributes": score.attributes,
+            "options": score.options,
+            "price": score.price,
+        }
+        reward = score.total if self.reward == "score" else float(success)
+        return Step(SEPARATOR.join(self.page.pieces()), reward, True, False, True, info)
+
+    def _invalid(self, reason: str) -> Step:
+        return Step(f"Invalid: {reason}.\n{self._view()}", 0.0, False, False, False)
+
+    def _view(self) -> str:
+        """What the agent sees: the page after the instruction, and the admissible actions."""
+        clicks = [f"click[{name}]" for name in self.page.clickables if name != "search"]
+        search = ["search[<your query>]"] if self.page.kind == "search" else []
+        return f"{SEPARATOR.join(self.page.pieces())}\nActions: {', '.join([*search, *clicks])}"

@@ -1,0 +1,161 @@
+"""The shop's pages: what they show, what can be clicked, and where a click leads."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from .catalogue import Product
+
+
+SEPARATOR = " [SEP] "
+PER_PAGE = 10
+SUB_PAGES = ("description", "features", "reviews")
+
+
+@dataclass(frozen=True)
+class Page:
+    """
+    Where a customer is.
+
+    Args:
+        kind (`str`): "search", "results", "item", one of the item's sub-pages, or "done".
+        results (`tuple[Product, ...]`, *optional*): Hits of the last search.
+        number (`int`, *optional*, defaults to `1`): Page of the results.
+        product ([`Product`], *optional*): The product that is open.
+        options (`dict[str, str]`, *optional*): Chosen options.
+        score (`float`, *optional*, defaults to `0.0`): On the done page, the score.
+    """
+
+    kind: str = "search"
+    results: Sequence[Product] = ()
+    number: int = 1
+    product: Product | None = None
+    options: dict[str, str] = field(default_factory=dict)
+    score: float = 0.0
+
+    @property
+    def listed(self) -> Sequence[Product]:
+        """Products on this page of the results."""
+        return self.results[(self.number - 1) * PER_PAGE : self.number * PER_PAGE] if self.kind == "results" else ()
+
+    @property
+    def buttons(self) -> tuple[str, ...]:
+        """Buttons, in page order."""
+        if self.kind == "search":
+            return ("search",)
+        if self.kind == "results":
+            return ("back to search", *(["< prev"] if self.number > 1 else []), "next >")
+        if self.kind == "item":
+            return ("back to search", "< prev", *SUB_PAGES, "buy now")
+        if self.kind == "done":
+            return ()
+        return ("back to search", "< prev")
+
+    @property
+    def clickables(self) -> tuple[str, ...]:
+        """Everything that can be clicked: buttons, then products, then option values."""
+        names = dict.fromkeys(self.buttons)
+        names.update(dict.fromkeys(product.asin.lower() for product in self.listed))
+        if self.kind == "item" and self.product is not None:
+            names.update(dict.fromkeys(value for values in self.product.options.values() for value in values))
+        return tuple(names)
+
+    def click(self, name: str) -> "Page":
+        """
+        The page a click leads to. Buying is not a page's business.
+
+        Args:
+            name (`str`):
+                One of the clickables.
+
+        Returns:
+            [`Page`]: the next page.
+        """
+        if name == "back to search":
+            return Page()
+        if name == "next >":
+            return replace(self, number=self.number + 1)
+        if name == "< prev":
+            if self.kind == "results":
+                return replace(self, number=self.number - 1)
+            if self.kind == "item":
+                return Page("results", self.results, self.number)
+            return replace(self, kind="item")
+        for product in self.listed:
+            if product.asin.lower() == name:
+                return Page("item", self.results, self.number, product)
+        if self.kind == "item" and self.product is not None:
+            # two options with the same value: the later one is chosen
+            for option, values in reversed(self.product.options.items()):
+                if name in values:
+                    return replace(self, options={**self.options, option: name})
+            if name in SUB_PAGES:
+                return replace(self, kind=name)
+        raise ValueError(f"Expected one of {self.clickables}, got {name!r}.")
+
+    def pieces(self) -> list[str]:
+        """The visible strings that follow the instruction, in order, as the original's text mode shows them."""
+        if self.kind == "search":
+            return ["Search"]
+        if self.kind == "results":
+            head = ["Back to Search", f"Page {self.number} (Total results: {len(self.results)})"]
+            head += ["< Prev"] if self.number > 1 else []
+            return [*head, "Next >", *(text for p in self.listed for text in (p.asin, p.title, p.price_text))]
+        if self.product is None:
+            raise ValueError(f"A {self.kind!r} page needs a product.")
+        if self.kind == "done":
+            return self._receipt()
+        back = ["Back to Search", "< Prev"]
+        if self.kind == "item":
+            options = [text for name, values in self.product.options.items() for text in (name, *values)]
+            price = f"Price: {self.product.price_text}"
+            buttons = ["Description", "Features", "Reviews", "Buy Now"]
+            return [*back, *options, self.product.title, price, "Rating: N.A.", *buttons]
+        if self.kind == "description":
+            return [*back, self.product.description]
+        if self.kind == "features":
+            return [*back, *self.product.bullet_points]
+        return back  # reviews: the original never loads any
+
+    def _receipt(self) -> list[str]:
+        assert self.product is not None
+        return [
+            "Thank you for shopping with us!",
+            "Your code:",
+            "None",
+            "(Paste it in your MTurk interface.)",
+            "Purchased",
+            "asin",
+            self.product.asin,
+            "options",
+            json.dumps(self.options),
+            *("attrs", "None", "category", "None", "query", "None", "product category", "None"),
+            *("Target", "asin", "options", "attrs", "price upper", "instuction text", "category"),  # sic
+            *("product category", "query", "Goal", "None", "Reward", "Your score (min 0.0, max 1.0)"),
+            str(self.score),
+            "Reward Details",
+            "None",
+        ]
+
+
+def page_text(page: Page, instruction: str) -> str:
+    """
+    The original's text observation of a page.
+
+    Args:
+        page ([`Page`]):
+            The page.
+        instruction (`str`):
+            The goal's instruction.
+
+    Returns:
+        `str`: the visible strings joined by " [SEP] ".
+    """
+    if page.kind == "done":
+        return _join(page.pieces())
+    head = ["WebShop"] if page.kind == "search" else []
+    return _join([*head, "Instruction:", instruction, *page.pieces()])
+
+
+def _join(pieces: Sequence[str]) -> str:
+    return SEPARATOR.join(text for text in (piece.strip() for piece in pieces) if text)

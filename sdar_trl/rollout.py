@@ -1,0 +1,386 @@
+"""Playing episodes: the multi-turn loop, and the training row that an episode becomes.
+
+A conversation grows by appending token ids. What the policy sampled is never decoded and encoded again; only new
+observations are rendered, and the joint falls on the special token that ends an assistant turn.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from .envs import TextEnv
+
+
+logger = logging.getLogger(__name__)
+
+Message = dict[str, Any]
+Generate = Callable[[list[list[int]]], tuple[list[list[int]], list[list[float]] | None]]
+"""Token ids so far of each running episode -> response ids, and their log-probs (nats) if the backend gives them."""
+
+
+class StopReason(str, Enum):
+    """Why an episode ended."""
+
+    WON = "won"
+    """The environment terminated the episode and reported success."""
+    LOST = "lost"
+    """The environment terminated the episode without success."""
+    TRUNCATED = "truncated"
+    """The environment cut the episode short, for a reason outside its task."""
+    MAX_TURNS = "max_turns"
+    """The policy used all its turns."""
+    LENGTH = "length"
+    """The next turn might not have fitted the token budget."""
+    ENV_ERROR = "env_error"
+    """The environment raised. The episode is counted, and trains nothing."""
+
+
+@dataclass
+class Turn:
+    """
+    One observation and the policy's response to it.
+
+    Args:
+        observation (`str`):
+            What the environment said.
+        observation_ids (`list[int]`):
+            Ids appended before the response: the whole rendered prompt in the first turn, afterwards the rendered
+            observation. Attended to, never trained on.
+        response_ids (`list[int]`):
+            Ids the policy sampled, as they were sampled.
+        response (`str`):
+            `response_ids`, decoded.
+        logprobs (`list[float]`, *optional*):
+            Log-probabilities (nats) of `response_ids`, if the generation backend gave them.
+        reward (`float`, *optional*, defaults to `0.0`):
+            Reward of this turn.
+        valid (`bool`, *optional*, defaults to `True`):
+            Whether the response held a legal action.
+    """
+
+    observation: str
+    observation_ids: list[int]
+    response_ids: list[int]
+    response: str
+    logprobs: list[float] | None = None
+    reward: float = 0.0
+    valid: bool = True
+
+
+@dataclass
+class Episode:
+    """
+    What happened in one attempt at one task.
+
+    Args:
+        task (`dict[str, Any]`):
+            The dataset row. Its `prompt` holds the messages the policy read, the first observation included.
+        prompt_ids (`list[int]`):
+            The rendered prompt.
+        turns (`list[Turn]`, *optional*):
+            The turns, in order.
+        stop_reason (`StopReason`, *optional*):
+            Why it ended; `None` while it runs.
+        info (`dict[str, Any]`, *optional*):
+            The last step's info.
+    """
+
+    task: dict[str, Any]
+    prompt_ids: list[int]
+    turns: list[Turn] = field(default_factory=list)
+    stop_reason: StopReason | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def episode_return(self) -> float:
+        """Sum of the turns' rewards."""
+        return sum(turn.reward for turn in self.turns)
+
+    @property
+    def success(self) -> bool:
+        """Whether the environment reported success."""
+        return self.stop_reason is StopReason.WON
+
+    @property
+    def invalid_actions(self) -> int:
+        """Number of turns whose response held no legal action."""
+        return sum(not turn.valid for turn in self.turns)
+
+    def row(self, pad_token_id: int) -> dict[str, Any]:
+        """
+        The training row of this episode.
+
+        Args:
+            pad_token_id (`int`):
+                Stands in for the completion of an episode that failed before its first response.
+
+        Returns:
+            `dict`: `prompt_ids`, `completion_ids`, `env_mask` (1 = sampled by the policy; all 0 if the environment
+            raised) and `logprobs` (`None`, or one per completion id, 0.0 for observations).
+        """
+        completion_ids: list[int] = []
+        env_mask: list[int] = []
+        logprobs: list[float] = []
+        for index, turn in enumerate(self.turns):
+            if index > 0:
+                completion_ids += turn.observation_ids
+                env_mask += [0] * len(turn.observation_ids)
+                logprobs += [0.0] * len(turn.observation_ids)
+            completion_ids += turn.response_ids
+            env_mask += [1] * len(turn.response_ids)
+            logprobs += turn.logprobs or [0.0] * len(turn.response_ids)
+        if not completion_ids:
+            completion_ids, env_mask, logprobs = [pad_token_id], [0], [0.0]
+        if self.stop_reason is StopReason.ENV_ERROR:
+            env_mask = [0] * len(env_mask)
+        has_logprobs = any(turn.logprobs is not None for turn in self.turns)
+        return {
+            "prompt_ids": self.prompt_ids,
+            "completion_ids": completion_ids,
+            "env_mask": env_mask,
+            "logprobs": logprobs if has_logprobs else None,
+        }
+
+
+class Chat:
+    """
+    Renders the parts of a conversation with the tokenizer's chat template.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer with a chat template.
+        template_kwargs (`dict[str, Any]`, *optional*):
+            Passed on to `apply_chat_template`, e.g. `{"enable_thinking": False}`.
+
+    Raises:
+        `ValueError`: if the template does not end an assistant turn with a special token.
+    """
+
+    _ASSISTANT = "ASSISTANTSAID"  # stands for a past response; templates render it verbatim
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template_kwargs: dict[str, Any] | None = None):
+        self.tokenizer = tokenizer
+        self.template_kwargs = template_kwargs or {}
+        self.end_of_turn_id = self._tail_ids("observation")[0]
+        if self.end_of_turn_id not in tokenizer.all_special_ids:
+            raise ValueError(
+                "The chat template must end an assistant turn with a special token, so that a conversation can grow "
+                f"by appending ids; got {tokenizer.decode([self.end_of_turn_id])!r} after the assistant's text."
+            )
+
+    def _render(self, messages: list[Message]) -> str:
+        return self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, **self.template_kwargs
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _tail_ids(self, observation: str) -> list[int]:
+        """Ids that follow an assistant's text when a user message follows: its end-of-turn token comes first."""
+        conversation = [
+            {"role": "user", "content": "dummy"},
+            {"role": "assistant", "content": self._ASSISTANT},
+            {"role": "user", "content": observation},
+        ]
+        return self._encode(self._render(conversation).split(self._ASSISTANT, 1)[1])
+
+    def prompt_ids(self, messages: list[Message]) -> list[int]:
+        """Ids of the messages, up to where the assistant's first response begins."""
+        return self._encode(self._render(messages))
+
+    def observation_ids(self, observation: str, previous_response: Sequence[int]) -> list[int]:
+        """
+        Ids to append after a response so that the assistant can respond to `observation`.
+
+        A response that was cut before its end-of-turn token gets that token here, as part of the environment's text.
+        """
+        tail = self._tail_ids(observation)
+        return tail[1:] if previous_response[-1] == self.end_of_turn_id else tail
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of a response, without special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+WithContext = Callable[[list[Episode]], list[list[Message]]]
+
+
+@dataclass
+class _Running:
+    """An episode in play: its environment, everything the policy has read, and the observation it must answer."""
+
+    episode: Episode
+    env: TextEnv
+    ids: list[int]
+    observation: str
+    observation_ids: list[int]
+
+
+class Rollout:
+    """
+    Plays text environments with a policy, several episodes at a time.
+
+    Args:
+        environment_factory (`Callable` or `dict[str, Callable]`):
+            Makes a [`TextEnv`]; with a dictionary, a task's `environment` field names the one it wants. Instances are
+            reused from batch to batch.
+        chat ([`Chat`]):
+            Renders prompts and observations.
+        generate (`Generate`):
+            Samples one response for each list of ids it is given. It is also called with an empty list, where another
+            process is still playing.
+        max_turns (`int`):
+            Most turns of an episode.
+        max_response_length (`int`):
+            Most tokens of one response, as configured in the backend behind `generate`.
+        max_completion_length (`int`):
+            Most tokens of an episode after its prompt.
+        context_length (`int`, *optional*):
+            Most tokens of an episode, prompt included.
+        any_running (`Callable[[int], bool]`, *optional*, defaults to `bool`):
+            Given the number of episodes this process still plays, whether any process still plays one.
+    """
+
+    def __init__(
+        self,
+        environment_factory: Callable[[], TextEnv] | Mapping[str, Callable[[], TextEnv]],
+        chat: Chat,
+        generate: Generate,
+        *,
+        max_turns: int,
+        max_response_length: int,
+        max_completion_length: int,
+        context_length: int | None = None,
+        any_running: Callable[[int], bool] = bool,
+    ):
+        self.factories: Mapping[str | None, Callable[[], TextEnv]] = (
+            dict(environment_factory) if isinstance(environment_factory, Mapping) else {None: environment_factory}
+        )
+        self.chat = chat
+        self.generate = generate
+        self.max_turns = max_turns
+        self.max_response_length = min(max_response_length, max_completion_length)
+        self.max_completion_length = max_completion_length
+        self.context_length = context_length
+        self.any_running = any_running
+        self._idle: dict[str | None, list[TextEnv]] = {name: [] for name in self.factories}
+
+    def play(self, tasks: Sequence[Mapping[str, Any]], with_context: WithContext | None = None) -> list[Episode]:
+        """
+        Play one episode of each task.
+
+        Args:
+            tasks (`list[dict]`):
+                Dataset rows with `prompt` (messages) and whatever `reset` takes.
+            with_context (`Callable`, *optional*):
+                Given the reset episodes, the messages that the policy reads instead of each episode's own.
+
+        Returns:
+            `list[Episode]`: one per task, in order.
+
+        Raises:
+            `ValueError`: if a task's prompt is not a list of messages, or leaves no room for a response.
+        """
+        seats = [self._reset(dict(task)) for task in tasks]
+        running = [seat for seat in seats if seat.episode.stop_reason is None]
+        if with_context is not None:
+            prompts = with_context([seat.episode for seat in running])
+            for seat, messages in zip(running, prompts, strict=True):
+                seat.episode.task["prompt"] = messages
+        for seat in seats:
+            self._render_prompt(seat)
+        while self.any_running(len(running)):
+            responses, logprobs = self.generate([seat.ids for seat in running])
+            for index, seat in enumerate(running):
+                self._advance(seat, responses[index], logprobs[index] if logprobs is not None else None)
+            running = [seat for seat in running if seat.episode.stop_reason is None]
+        for seat in seats:
+            if seat.episode.stop_reason is not StopReason.ENV_ERROR:
+                self._idle[self._name(seat.episode.task)].append(seat.env)
+        return [seat.episode for seat in seats]
+
+    def close(self) -> None:
+        """Close the environments."""
+        for envs in self._idle.values():
+            while envs:
+                envs.pop().close()
+
+    def _name(self, task: Mapping[str, Any]) -> str | None:
+        name = None if None in self.factories else task.get("environment")
+        if name not in self.factories:
+            raise ValueError(f"Got a task with `environment={name!r}`, expected one of {list(self.factories)}.")
+        return name
+
+    def _reset(self, task: dict[str, Any]) -> _Running:
+        """Reset an environment; the first observation ends the prompt's last message, as in TRL."""
+        name = self._name(task)
+        env = self._idle[name].pop() if self._idle[name] else self.factories[name]()
+        messages = task.setdefault("prompt", [{"role": "user", "content": ""}])
+        if not isinstance(messages, list) or not messages:
+            raise ValueError(
+                f"`prompt` must be a list of messages for an environment's tasks, got {messages!r}. Wrap a text as "
+                '[{"role": "user", "content": text}].'
+            )
+        seat = _Running(Episode(task, []), env, [], "", [])
+        try:
+            seat.observation = env.reset(**task)
+        except Exception:
+            self._fail(seat)
+        last = messages[-1]
+        task["prompt"] = [*messages[:-1], {**last, "content": last["content"] + seat.observation}]
+        return seat
+
+    def _render_prompt(self, seat: _Running) -> None:
+        task = seat.episode.task
+        prompt_ids = self.chat.prompt_ids(task["prompt"])
+        needed = len(prompt_ids) + self.max_response_length
+        if self.context_length is not None and needed > self.context_length:
+            raise ValueError(
+                f"The prompt of task {task.get('task_id', '')!r} has {len(prompt_ids)} tokens; with a response of "
+                f"`max_response_length` ({self.max_response_length}) that is {needed}, more than the model's context "
+                f"of {self.context_length}. Lower `max_response_length` or use a model with a longer context."
+            )
+        seat.episode.prompt_ids = seat.ids = seat.observation_ids = prompt_ids
+
+    def _advance(self, seat: _Running, response_ids: list[int], logprobs: list[float] | None) -> None:
+        """Record the response, step the environment, and append what it says, or end the episode."""
+        episode = seat.episode
+        response = self.chat.decode(response_ids)
+        turn = Turn(seat.observation, seat.observation_ids, response_ids, response, logprobs)
+        episode.turns.append(turn)
+        try:
+            step = seat.env.step(response)
+        except Exception:
+            self._fail(seat)
+            return
+        turn.reward, turn.valid, episode.info = step.reward, step.valid, step.info
+        if step.terminated:
+            episode.stop_reason = StopReason.WON if step.info.get("success") else StopReason.LOST
+        elif step.truncated:
+            episode.stop_reason = StopReason.TRUNCATED
+        elif len(episode.turns) == self.max_turns:
+            episode.stop_reason = StopReason.MAX_TURNS
+        else:
+            seat.observation = step.observation
+            seat.observation_ids = self.chat.observation_ids(step.observation, response_ids)
+            seat.ids = seat.ids + response_ids + seat.observation_ids
+            if len(seat.ids) + self.max_response_length > self._length_limit(episode):
+                episode.stop_reason = StopReason.LENGTH
+
+    def _length_limit(self, episode: Episode) -> int:
+        limit = len(episode.prompt_ids) + self.max_completion_length
+        return limit if self.context_length is None else min(limit, self.context_length)
+
+    def _fail(self, seat: _Running) -> None:
+        """End the episode of an environment that raised, and let go of the instance."""
+        logger.warning("Environment failed in task %s.", seat.episode.task.get("task_id", ""), exc_info=True)
+        seat.episode.stop_reason = StopReason.ENV_ERROR
+        try:
+            seat.env.close()
+        except Exception:
+            logger.warning("Closing the failed environment failed too.", exc_info=True)

@@ -1,0 +1,96 @@
+"""Small real things the tests share: a tokenizer, a randomly initialised Qwen3, tasks and skills."""
+
+import os
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from datasets import Dataset  # noqa: E402
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
+
+from sdar_trl import SDARConfig, Skill, SkillLibrary  # noqa: E402
+from sdar_trl.tiny import TINY_POLICY  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(TINY_POLICY)
+
+
+@pytest.fixture(scope="session")
+def random_model_folder(tokenizer, tmp_path_factory) -> str:
+    """A saved, randomly initialised Qwen3, so that a reference model can be loaded from its path."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    folder = tmp_path_factory.mktemp("model")
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def tasks() -> Dataset:
+    return Dataset.from_list(
+        [
+            {
+                "prompt": [{"role": "system", "content": "You count."}, {"role": "user", "content": "Task: "}],
+                "task_id": f"count/{index}",
+                "task_type": "even" if index % 2 == 0 else "odd",
+                "length": 1 + index % 3,
+            }
+            for index in range(8)
+        ]
+    )
+
+
+@pytest.fixture
+def skills() -> SkillLibrary:
+    return SkillLibrary(
+        [
+            Skill("general", "for all", "Say every number.", always=True),
+            Skill("even", "for even", "Even tasks want calm.", task_types=("even",)),
+            Skill("odd", "for odd", "Odd tasks want courage.", task_types=("odd",)),
+        ]
+    )
+
+
+@pytest.fixture
+def make_config(tmp_path):
+    """A small CPU configuration; keyword arguments override it."""
+
+    def make(cls=SDARConfig, **kwargs):
+        defaults = {
+            "output_dir": str(tmp_path / "out"),
+            "per_device_train_batch_size": 4,
+            "num_generations": 4,
+            "max_completion_length": 96,
+            "max_steps": 2,
+            "learning_rate": 1e-2,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "use_cpu": True,
+            "bf16": False,
+            "disable_tqdm": True,
+        }
+        if cls is SDARConfig:
+            defaults |= {"max_response_length": 8, "max_turns": 4}
+        return cls(**{**defaults, **kwargs})
+
+    return make

@@ -1,0 +1,47 @@
+"""Small environments for tests."""
+
+from sdar_trl.envs import Step
+
+
+class CountingEnv:
+    """Ends after `length` turns; pays for how often the response holds an `e`, so that rewards differ."""
+
+    def reset(self, *, length: int, fails_at: int | None = None, **_) -> str:
+        self.length, self.fails_at, self.turn = length, fails_at, 0
+        if fails_at == 0:
+            raise RuntimeError("reset failed")
+        return f"count to {length}"
+
+    def step(self, response: str) -> Step:
+        self.turn += 1
+        if self.turn == self.fails_at:
+            raise RuntimeError("step failed")
+        done = self.turn == self.length
+        reward = float(response.count("e"))
+        info = {"success": reward > 0} if done else {}
+        return Step(f"now at {self.turn}", reward, done, False, bool(response), info)
+
+    def close(self) -> None:
+        pass
+
+
+class CalculatorEnv:
+    """TRL's own kind of environment: its methods are tools."""
+
+    def reset(self, **_) -> str:
+        self.calls = 0
+        return " Use the tool."
+
+    def add(self, a: int, b: int) -> int:
+        """
+        Adds two numbers.
+
+        Args:
+            a: First number.
+            b: Second number.
+        """
+        self.calls += 1
+        return a + b
+
+    def get_reward(self) -> float:
+        return float(self.calls)
