@@ -9,6 +9,7 @@ Rebuild the shipped weights (two CPU cores, prints how well the policy plays wit
     python -m sdar_trl.tiny
 """
 
+import argparse
 import random
 import re
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from trl.trainer.utils import pad
 
 from .envs import WebShopEnv
 from .rollout import Chat
@@ -105,3 +107,269 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
         response_template=RESPONSE_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
+
+
+# Scripted player
+
+# How often it errs: (opens a product that does not fit, buys before all options are chosen, searches for too little,
+# writes no legal action), by what is in its prompt. Without the skills of its task it is a poor shopper, with them
+# nearly an expert.
+ERRORS = {
+    "own skills": (0.02, 0.02, 0.02, 0.0),
+    "other skills": (0.35, 0.35, 0.3, 0.02),
+    "none": (0.5, 0.5, 0.5, 0.03),
+}
+MAX_TURNS = 8
+
+
+def scripted_response(env: WebShopEnv, errors: tuple[float, ...], rng: random.Random) -> str:
+    """
+    What the scripted player says to the page before it.
+
+    Args:
+        env ([`WebShopEnv`]):
+            The environment in play; the player knows the goal.
+        errors (`tuple[float, ...]`):
+            Probabilities of its kinds of errors.
+        rng (`random.Random`):
+            Draws them.
+
+    Returns:
+        `str`: the response.
+    """
+    return f"<action>{_scripted_action(env, errors, rng)}</action>"
+
+
+def _scripted_action(env: WebShopEnv, errors: tuple[float, ...], rng: random.Random) -> str:
+    wrong_product, no_options, poor_query, illegal = errors
+    page, goal = env.page, env.goal
+    if rng.random() < illegal:
+        return f"click[{rng.choice(goal.attributes)}]"
+    if page.kind == "search":
+        attribute = "" if rng.random() < poor_query else rng.choice(goal.attributes) + " "
+        return f"search[{attribute}{goal.query}]"
+    if page.kind == "results":
+        listed = [product.asin for product in page.listed]
+        if listed and rng.random() < wrong_product:
+            return f"click[{rng.choice(listed[:4]).lower()}]"
+        if goal.asin in listed:
+            return f"click[{goal.asin.lower()}]"
+        return "click[next >]" if listed else "click[back to search]"
+    missing = [
+        value
+        for name, value in goal.options.items()
+        if page.options.get(name) != value and value in page.clickables
+    ]
+    if missing and rng.random() >= no_options:
+        return f"click[{missing[0]}]"
+    return "click[buy now]"
+
+
+def scripted_context(skills: SkillLibrary, task_type: str, rng: random.Random) -> tuple[str, str]:
+    """Skills to put into the prompt of a scripted episode, and which row of `ERRORS` they call for."""
+    general = [skill for skill in skills if skill.always]
+    own = [skill for skill in skills if task_type in skill.task_types]
+    others = [skill for skill in skills if not skill.always and skill not in own]
+    draw = rng.random()
+    if draw < 0.4:
+        return "", "none"
+    if draw < 0.8:
+        return format_skills([*general, *own]), "own skills"
+    chosen: list[Skill] = rng.sample(others, rng.randint(0, 2))
+    if draw < 0.85:  # all of them: what it needs is among them
+        return format_skills(list(skills)), "own skills"
+    return format_skills([*general, *chosen]), "other skills"
+
+
+def scripted_episode(
+    env: WebShopEnv, task: dict[str, Any], skills: SkillLibrary, chat: Chat, rng: random.Random
+) -> tuple[list[int], list[int]]:
+    """
+    Play one scripted episode.
+
+    Args:
+        env ([`WebShopEnv`]):
+            The environment.
+        task (`dict`):
+            A row of its dataset.
+        skills ([`SkillLibrary`]):
+            Skills that may be in the prompt.
+        chat ([`Chat`]):
+            Renders the conversation.
+        rng (`random.Random`):
+            Draws prompt and errors.
+
+    Returns:
+        `tuple[list[int], list[int]]`: the conversation's ids, and 1 for those of responses.
+    """
+    context, kind = scripted_context(skills, task["task_type"], rng)
+    messages = add_context(task["prompt"], context, "system")
+    observation = env.reset(**task)
+    messages = [*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + observation}]
+    ids = chat.prompt_ids(messages)
+    mask = [0] * len(ids)
+    for _ in range(MAX_TURNS):
+        text = scripted_response(env, ERRORS[kind], rng)
+        response = [*chat.tokenizer(text, add_special_tokens=False)["input_ids"], chat.end_of_turn_id]
+        ids, mask = ids + response, mask + [1] * len(response)
+        step = env.step(text)
+        if step.terminated:
+            break
+        following = chat.observation_ids(step.observation, response)
+        ids, mask = ids + following, mask + [0] * len(following)
+    return ids, mask
+
+
+# Warm start
+
+
+def build_tokenizer(env: WebShopEnv, tasks: list[dict[str, Any]], skills: SkillLibrary) -> PreTrainedTokenizerFast:
+    """The policy's tokenizer, trained on scripted episodes and skills. Product ids and the marks that occur all over
+    the pages are single tokens, which keeps episodes short."""
+    rng = random.Random(0)
+    ids = [name for product in env.shop.products for name in (product.asin, product.asin.lower())]
+    without_ids = re.compile("|".join(ids))
+
+    def texts() -> Iterator[str]:
+        for _ in range(200):  # as often as the pages, so that skills are made of whole words too
+            yield from (format_skills([skill]) for skill in skills)
+            yield "system\nuser\nassistant\ntool\n" + tasks[0]["prompt"][0]["content"]
+        for task in rng.choices(tasks, k=400):
+            yield without_ids.sub("", env.reset(**task))
+            for _ in range(MAX_TURNS):
+                step = env.step(scripted_response(env, ERRORS["other skills"], rng))
+                yield without_ids.sub("", step.observation)
+                if step.terminated:
+                    break
+
+    tokenizer = train_tokenizer(texts(), vocab_size=1600)
+    tokenizer.add_tokens([*ids, " [SEP]", "<action>", "</action>", "], click["])
+    return tokenizer
+
+
+def warm_start(
+    tokenizer: PreTrainedTokenizerFast,
+    conversations: list[tuple[list[int], list[int]]],
+    *,
+    hidden_size: int = 128,
+    layers: int = 4,
+    learning_rate: float = 2e-3,
+    batch_tokens: int = 6_000,
+    observation_share: float = 0.2,
+) -> Qwen3ForCausalLM:
+    """
+    Train a small Qwen3 from scratch, one pass over the conversations.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerFast`]):
+            The policy's tokenizer.
+        conversations (`list[tuple[list[int], list[int]]]`):
+            Ids, and 1 for those of responses.
+        hidden_size (`int`, *optional*, defaults to `128`):
+            Width of the model.
+        layers (`int`, *optional*, defaults to `4`):
+            Depth of the model.
+        learning_rate (`float`, *optional*, defaults to `2e-3`):
+            Peak of the cosine schedule.
+        batch_tokens (`int`, *optional*, defaults to `6_000`):
+            Tokens of a batch, padding included.
+        observation_share (`float`, *optional*, defaults to `0.2`):
+            Share of the environment's tokens that are predicted too, and their weight: it teaches reading.
+
+    Returns:
+        [`~transformers.Qwen3ForCausalLM`]: the model.
+    """
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=3 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden_size // 32,
+        num_key_value_heads=hidden_size // 64,
+        head_dim=32,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = Qwen3ForCausalLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
+    batches = _batches(conversations, batch_tokens, random.Random(0))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=learning_rate, total_steps=len(batches), pct_start=0.05, cycle_momentum=False
+    )
+    progress = tqdm(batches, desc="warm start")
+    for batch in progress:
+        ids, mask = (
+            pad([torch.tensor(conversation[part]) for conversation in batch], padding_value=value)
+            for part, value in ((0, tokenizer.pad_token_id), (1, -1))
+        )
+        # padding is on the right and attention is causal: no attention mask is needed, and none is faster
+        hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
+        targets, mask = ids[:, 1:], mask[:, 1:]
+        counted = (mask == 1) | ((mask == 0) & (torch.rand(mask.shape) < observation_share))
+        losses = torch.nn.functional.cross_entropy(model.lm_head(hidden[counted]), targets[counted], reduction="none")
+        of_response = mask[counted] == 1
+        loss = losses[of_response].mean() + observation_share * losses[~of_response].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        progress.set_postfix(response_loss=f"{losses[of_response].mean().item():.3f}")
+    return model.eval()
+
+
+def _batches(conversations: list, batch_tokens: int, rng: random.Random) -> list[list]:
+    """Batches of conversations of like length, in random order."""
+    batches: list[list] = []
+    for start in range(0, len(conversations), 512):
+        batch: list = []
+        for conversation in sorted(conversations[start : start + 512], key=lambda c: len(c[0])):
+            if (len(batch) + 1) * len(conversation[0]) > batch_tokens:
+                batches.append(batch)
+                batch = []
+            batch.append(conversation)
+        batches.append(batch)
+    rng.shuffle(batches)
+    return batches
+
+
+def main() -> None:
+    """Build the policy, save it in half precision, and print how well it plays with skills and without."""
+    from .evaluation import episode_record, evaluate, policy_rollout, results_table, summarize
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--output", default=TINY_POLICY, help="Folder to write.")
+    parser.add_argument("--episodes", type=int, default=20_000, help="Scripted episodes to train on.")
+    parser.add_argument("--hidden_size", type=int, default=128, help="Width of the model.")
+    parser.add_argument("--layers", type=int, default=4, help="Depth of the model.")
+    args = parser.parse_args()
+
+    env, skills = WebShopEnv(), SkillLibrary.bundled("webshop")
+    tasks = list(WebShopEnv.dataset("train"))
+    tokenizer = build_tokenizer(env, tasks, skills)
+    chat, rng = Chat(tokenizer), random.Random(0)
+    conversations = [scripted_episode(env, rng.choice(tasks), skills, chat, rng) for _ in range(args.episodes)]
+    lengths = [len(ids) for ids, _ in conversations]
+    print(f"{len(tokenizer)} tokens in the vocabulary; episodes of {sum(lengths) / len(lengths):.0f} tokens.")
+    model = warm_start(tokenizer, conversations, hidden_size=args.hidden_size, layers=args.layers)
+    print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}M parameters")
+    model.half().save_pretrained(args.output)
+    tokenizer.save_pretrained(args.output)
+
+    model = Qwen3ForCausalLM.from_pretrained(args.output, dtype=torch.float32)
+    panel = WebShopEnv.dataset("validation").select(range(256))
+    limits = {"max_turns": MAX_TURNS, "max_response_length": 24, "max_completion_length": 1200}
+    rollout = policy_rollout(model, tokenizer, WebShopEnv, **limits)
+    results = {
+        name: summarize([episode_record(episode) for episode in evaluate(rollout, panel, skills=context)])
+        for name, context in (("without skills", None), ("with skills", skills))
+    }
+    print(results_table(results))
+
+
+if __name__ == "__main__":
+    main()

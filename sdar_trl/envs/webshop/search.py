@@ -60,10 +60,10 @@ class SearchEngine:
             return [product for product in self.products if product.category == rest][:HITS]
         if first == "<q>":
             return [product for product in self.products if product.query == rest][:HITS]
-        tokens = self._tokens([query])
-        if not any(token in self._index.vocab_dict for token in tokens[0]):
+        tokens = [token for token in self._tokens([query])[0] if token in self._index.vocab_dict]
+        if not tokens:
             return []
-        hits, scores = self._index.retrieve(tokens, k=min(HITS, len(self.products)), show_progress=False)
+        hits, scores = self._index.retrieve([tokens], k=min(HITS, len(self.products)), show_progress=False)
         ranked = sorted(zip(-scores[0], hits[0], strict=True))  # ties by position
         return [self.products[index] for score, index in ranked if score < 0]
 
