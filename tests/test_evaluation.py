@@ -1,0 +1,62 @@
+"""Panels, intervals, and evaluation with and without skills."""
+
+import math
+
+import pytest
+import torch
+from toys import CountingEnv
+from transformers import AutoModelForCausalLM
+
+from sdar_trl.evaluation import evaluate, policy_rollout, results_table, summarize
+
+
+def records(successes, total):
+    return [
+        {"success": i < successes, "score": 1.0 if i < successes else 0.5, "task_type": "ab"[i % 2]}
+        for i in range(total)
+    ]
+
+
+@pytest.mark.parametrize(("successes", "total"), [(0, 10), (64, 128), (100, 128), (128, 128)])
+def test_the_interval_is_wilsons(successes, total):
+    result = summarize(records(successes, total))
+    p, z = successes / total, 1.959963984540054
+    centre = (p + z * z / (2 * total)) / (1 + z * z / total)
+    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total)) / (1 + z * z / total)
+    assert result.success == p and result.n == total
+    assert result.ci_low == pytest.approx(max(centre - half, 0), abs=1e-12)
+    assert result.ci_high == pytest.approx(min(centre + half, 1), abs=1e-12)
+    assert result.score == pytest.approx(p + 0.5 * (1 - p))
+
+
+def test_success_is_told_by_task_type():
+    assert summarize(records(1, 4)).by_task_type == {"a": 0.5, "b": 0.0}
+
+
+def test_the_table_names_every_result():
+    table = results_table({"before": summarize(records(32, 128)), "after": summarize(records(64, 128))})
+    assert "before" in table and "25.0%" in table and "18.3% to 33.2%" in table and "0.750" in table
+
+
+@pytest.fixture
+def rollout(random_model_folder, tokenizer):
+    model = AutoModelForCausalLM.from_pretrained(random_model_folder)
+    return policy_rollout(model, tokenizer, CountingEnv, temperature=1.0, max_response_length=8)
+
+
+def test_the_same_seed_gives_the_same_episodes_and_leaves_the_random_state_alone(rollout, tasks):
+    state = torch.random.get_rng_state()
+    first, again, other = (
+        [episode.row(0) for episode in evaluate(rollout, tasks, seed=seed, batch_size=3)] for seed in (1, 1, 2)
+    )
+    assert first == again and first != other
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_the_policy_reads_skills_only_when_it_is_given_them(rollout, tasks, skills, tokenizer):
+    for library in (None, skills):
+        for episode in evaluate(rollout, tasks, skills=library):
+            text = tokenizer.decode(episode.prompt_ids)
+            assert ("Say every number." in text) == (library is not None)
+            assert ("Even tasks want calm." in text) == (library is not None and episode.task["task_type"] == "even")
+            assert f"count to {episode.task['length']}" in text
