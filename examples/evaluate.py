@@ -46,7 +46,7 @@ class ScriptArguments:
 
 
 def main() -> None:
-    [args] = HfArgumentParser(ScriptArguments).parse_args_into_dataclasses()
+    [args] = HfArgumentParser(ScriptArguments).parse_args_into_dataclasses()  # type: ignore[arg-type]
     path = policy_path(args.model_name_or_path)
     # `device_map="auto"` puts the model on the GPU, or spreads it over several
     model = AutoModelForCausalLM.from_pretrained(path, device_map="auto", dtype="auto").eval()

@@ -85,7 +85,7 @@ class ScriptArguments:
 
 def main() -> None:
     start = time.perf_counter()
-    parser = TrlParser((ScriptArguments, SDARConfig, ModelConfig))
+    parser = TrlParser((ScriptArguments, SDARConfig, ModelConfig))  # type: ignore[arg-type]
     parser.set_defaults_with_config(**DEMO)
     script_args, training_args, model_args = parser.parse_args_and_config()
 
@@ -119,7 +119,7 @@ def main() -> None:
         trainer.push_to_hub(dataset_name="webshop")
     if trainer.accelerator.is_main_process:
         output_dir = Path(training_args.output_dir)
-        metrics = {name: result.to_dict() for name, result in results.items()}
+        metrics: dict[str, Any] = {name: result.to_dict() for name, result in results.items()}
         metrics["seconds"] = time.perf_counter() - start
         (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         plot_training(trainer.state.log_history, output_dir / "training.png")

@@ -55,7 +55,7 @@ class SDARConfig(GRPOConfig):
             Subtracted from the episode's return for every invalid action.
     """
 
-    max_completion_length: int | None = field(
+    max_completion_length: int = field(
         default=4096,
         metadata={
             "help": "Most tokens of an episode after its prompt: responses and observations. An episode ends before a "
@@ -101,16 +101,14 @@ class SDARConfig(GRPOConfig):
     teacher_overflow: str = field(
         default="error",
         metadata={
-            "help": "What happens to a teacher row longer than max_teacher_length; it is never cut. 'error' stops with "
-            "both lengths, 'skip' leaves the row out of the self-distillation loss and counts it.",
+            "help": "What happens to a teacher row longer than max_teacher_length; it is never cut. 'error' stops "
+            "with both lengths, 'skip' leaves the row out of the self-distillation loss and counts it.",
             "choices": ["error", "skip"],
         },
     )
 
     max_turns: int = field(default=15, metadata={"help": "Most turns of an episode."})
-    max_response_length: int = field(
-        default=512, metadata={"help": "Most tokens the policy samples in one turn."}
-    )
+    max_response_length: int = field(default=512, metadata={"help": "Most tokens the policy samples in one turn."})
     invalid_action_penalty: float = field(
         default=0.1, metadata={"help": "Subtracted from the episode's return for every invalid action."}
     )
@@ -131,10 +129,7 @@ class SDARConfig(GRPOConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.max_completion_length is None:
-            raise ValueError(
-                "`max_completion_length` must be set: it is the token budget of an episode. For scale, `max_turns` * "
-                f"`max_response_length` is {self.max_turns * self.max_response_length} tokens of responses alone."
-            )
+            raise ValueError("`max_completion_length` must be set: it is the token budget of an episode.")
         if self.remove_unused_columns:
             raise ValueError(
                 "`remove_unused_columns` must stay False: environments and skills need the dataset's other columns."

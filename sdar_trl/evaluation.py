@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from scipy.stats import binomtest
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import pad
@@ -212,7 +213,9 @@ def policy_rollout(
         prompts = [torch.tensor(row) for row in ids]
         input_ids = pad(prompts, padding_value=pad_token_id, padding_side="left").to(model.device)
         mask = pad([torch.ones_like(row) for row in prompts], padding_value=0, padding_side="left").to(model.device)
-        output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=generation_config)
+        output = model.generate(  # type: ignore[operator]
+            input_ids=input_ids, attention_mask=mask, generation_config=generation_config
+        )
         return [_until_stop(row, stop_ids) for row in output[:, input_ids.size(1) :].tolist()], None
 
     generator: Generate = generate
@@ -259,8 +262,6 @@ def evaluate_trainer(
     Returns:
         [`PanelResult`]: the same on every process. The policy reads no skills.
     """
-    from accelerate.utils import gather_object
-
     index, count = trainer.accelerator.process_index, trainer.accelerator.num_processes
     rows = list(tasks)
     batches = range(0, len(rows), batch_size * count)  # as many on every process; the last may hold no task

@@ -18,7 +18,8 @@ def teacher_student_gap(teacher_logps: torch.Tensor, student_logps: torch.Tensor
     """
     How much more likely the teacher finds each sampled token than the student does.
 
-    `Delta_t = log pi_T(y_t | s_t+) - log pi_theta(y_t | s_t)`. Positive where the privileged context endorses the token.
+    `Delta_t = log pi_T(y_t | s_t+) - log pi_theta(y_t | s_t)`: positive where the privileged context endorses the
+    token.
 
     Args:
         teacher_logps (`torch.Tensor`):

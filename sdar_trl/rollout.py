@@ -146,6 +146,11 @@ class Episode:
         }
 
 
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **kwargs: Any) -> str:
+    """The messages as text, by the tokenizer's chat template."""
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, **kwargs))
+
+
 class Chat:
     """
     Renders the parts of a conversation with the tokenizer's chat template.
@@ -173,9 +178,7 @@ class Chat:
             )
 
     def _render(self, messages: list[Message]) -> str:
-        return self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False, **self.template_kwargs
-        )
+        return render_chat(self.tokenizer, messages, add_generation_prompt=True, **self.template_kwargs)
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -202,9 +205,9 @@ class Chat:
         tail = self._tail_ids(observation)
         return tail[1:] if previous_response[-1] == self.end_of_turn_id else tail
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: list[int]) -> str:
         """Text of a response, without special tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
 WithContext = Callable[[list[Episode]], list[list[Message]]]
@@ -258,9 +261,11 @@ class Rollout:
         context_length: int | None = None,
         any_running: Callable[[int], bool] = bool,
     ):
-        self.factories: Mapping[str | None, Callable[[], TextEnv]] = (
-            dict(environment_factory) if isinstance(environment_factory, Mapping) else {None: environment_factory}
-        )
+        self.factories: dict[str | None, Callable[[], TextEnv]] = {}
+        if isinstance(environment_factory, Mapping):
+            self.factories.update(environment_factory)
+        else:
+            self.factories[None] = environment_factory
         self.chat = chat
         self.generate = generate
         self.max_turns = max_turns

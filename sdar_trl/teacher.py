@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import pad
 
-from .rollout import Episode, Message
+from .rollout import Episode, Message, render_chat
 from .skills import KeywordRetriever, SkillLibrary, format_skills
 
 
@@ -35,8 +35,8 @@ class SkillContext:
 
     Attributes:
         metrics (`dict[str, list[float]]`):
-            Of the last call, one value per episode: `skills` selected, and `no_own_skill`, 1.0 where nothing but skills
-            for every task was found.
+            Of the last call, one value per episode: `skills` selected, and `no_own_skill`, 1.0 where nothing but
+            skills for every task was found.
     """
 
     def __init__(self, library: SkillLibrary, retriever: KeywordRetriever | None = None):
@@ -82,11 +82,9 @@ def default_system_text(tokenizer: PreTrainedTokenizerBase, template_kwargs: dic
     marker = "SYSTEMTEXT"
     user = {"role": "user", "content": "USERTEXT"}
 
-    def render(messages: list[Message]) -> str:
-        return tokenizer.apply_chat_template(messages, tokenize=False, **(template_kwargs or {}))
-
+    kwargs = template_kwargs or {}
     try:
-        explicit = render([{"role": "system", "content": marker}, user])
+        explicit = render_chat(tokenizer, [{"role": "system", "content": marker}, user], **kwargs)
     except Exception as error:
         explicit = ""
         cause: Exception | None = error
@@ -98,7 +96,7 @@ def default_system_text(tokenizer: PreTrainedTokenizerBase, template_kwargs: dic
             'Set `context_role="user"`.'
         ) from cause
     before, after = explicit.split(marker, 1)
-    implicit = render([user])
+    implicit = render_chat(tokenizer, [user], **kwargs)
     if implicit.startswith(before) and implicit.endswith(after) and len(implicit) > len(before) + len(after):
         return implicit[len(before) : len(implicit) - len(after)]
     return ""

@@ -156,9 +156,7 @@ def _scripted_action(env: WebShopEnv, errors: tuple[float, ...], rng: random.Ran
             return f"click[{goal.asin.lower()}]"
         return "click[next >]" if listed else "click[back to search]"
     missing = [
-        value
-        for name, value in goal.options.items()
-        if page.options.get(name) != value and value in page.clickables
+        value for name, value in goal.options.items() if page.options.get(name) != value and value in page.clickables
     ]
     if missing and rng.random() >= no_options:
         return f"click[{missing[0]}]"
@@ -362,8 +360,9 @@ def main() -> None:
 
     model = Qwen3ForCausalLM.from_pretrained(args.output, dtype=torch.float32)
     panel = WebShopEnv.dataset("validation").select(range(256))
-    limits = {"max_turns": MAX_TURNS, "max_response_length": 24, "max_completion_length": 1200}
-    rollout = policy_rollout(model, tokenizer, WebShopEnv, **limits)
+    rollout = policy_rollout(
+        model, tokenizer, WebShopEnv, max_turns=MAX_TURNS, max_response_length=24, max_completion_length=1200
+    )
     results = {
         name: summarize([episode_record(episode) for episode in evaluate(rollout, panel, skills=context)])
         for name, context in (("without skills", None), ("with skills", skills))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from transformers import (
     BitsAndBytesConfig,
@@ -126,6 +127,10 @@ class SDARTrainer(GRPOTrainer):
             environments, or if the chat template has no place for the context.
     """
 
+    args: SDARConfig
+    model: Any
+    model_wrapped: Any
+
     _tag_names = ["trl", "sdar"]
     _name = "SDAR"
     _paper = {
@@ -159,7 +164,7 @@ class SDARTrainer(GRPOTrainer):
         quantization_config: BitsAndBytesConfig | None = None,
         peft_config: "PeftConfig | None" = None,
         tools: list[Callable] | None = None,
-        environment_factory: Callable | dict[str, Callable] | None = None,
+        environment_factory: Any = None,
         skills: SkillLibrary | TeacherContext | None = None,
     ):
         if args is None:
@@ -170,7 +175,7 @@ class SDARTrainer(GRPOTrainer):
                 f"`sdar_coef` is {args.sdar_coef}, but the teacher has nothing to read. Pass `skills`, e.g. "
                 '`SkillLibrary.bundled("webshop")`, or set `sdar_coef=0` to train with GRPO alone.'
             )
-        self.teacher_context = SkillContext(skills) if isinstance(skills, SkillLibrary) else skills
+        self.teacher_context: Any = SkillContext(skills) if isinstance(skills, SkillLibrary) else skills
 
         rollout_func = None
         text_environments = _is_text_environment(environment_factory)
@@ -199,6 +204,7 @@ class SDARTrainer(GRPOTrainer):
         if self._is_vlm:
             raise ValueError("SDARTrainer trains text models; pass a tokenizer as `processing_class`.")
 
+        template_kwargs: Any = self.chat_template_kwargs
         context_length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if text_environments:
             response_length = min(args.max_response_length, args.max_completion_length)
@@ -208,7 +214,7 @@ class SDARTrainer(GRPOTrainer):
                 self.generation_config.max_new_tokens = response_length
             self.rollout = Rollout(
                 environment_factory,
-                Chat(self._tokenizer, self.chat_template_kwargs),
+                Chat(self._tokenizer, template_kwargs),
                 self._generate_turn,
                 max_turns=args.max_turns,
                 max_response_length=response_length,
@@ -219,7 +225,7 @@ class SDARTrainer(GRPOTrainer):
         self._max_teacher_length = args.max_teacher_length or context_length
         self._default_system = ""
         if args.sdar_coef > 0 and args.context_role == "system":
-            self._default_system = default_system_text(self._tokenizer, self.chat_template_kwargs)
+            self._default_system = default_system_text(self._tokenizer, template_kwargs)
 
     # Rollout
 
@@ -287,8 +293,9 @@ class SDARTrainer(GRPOTrainer):
         ]
         self._log_per_row(metrics)
 
+        checkpointing: Any = self.args.gradient_checkpointing_kwargs
         self.model.eval()  # dropout would make the teacher noisy
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, checkpointing):
             teacher_logps, _, _ = self._get_per_token_logps_and_entropies(
                 self.model,
                 input_ids,
@@ -336,17 +343,17 @@ class SDARTrainer(GRPOTrainer):
         per_token_loss = distillation_loss(student_logps, inputs["teacher_per_token_logps"], gate)
         self._log_distillation(per_token_loss.detach(), gap, gate, mask)
 
-        accumulation_steps, window = 1, 1.0  # in evaluation, a batch is neither accumulated nor split
-        if self.model.training:
-            accumulation_steps = self.current_gradient_accumulation_steps
-            window = accumulation_steps / self.args.steps_per_generation
+        # in evaluation, a batch is neither accumulated nor split
+        accumulation_steps: int = self.current_gradient_accumulation_steps if self.model.training else 1
+        split: Any = self.args.steps_per_generation if self.model.training else 1
+        window_tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
         return aggregate_loss(
             per_token_loss,
             mask,
             self.loss_type,
             accumulation_steps=accumulation_steps,
-            max_completion_length=self.max_completion_length,
-            window_tokens=inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes * window,
+            max_completion_length=self.args.max_completion_length,
+            window_tokens=window_tokens * accumulation_steps / split,
         )
 
     # Metrics
@@ -366,18 +373,18 @@ class SDARTrainer(GRPOTrainer):
                 "return": episode.episode_return,
                 "turns": float(len(episode.turns)),
                 "valid_actions": 1 - episode.invalid_actions / max(len(episode.turns), 1),
-                "stop_reason": episode.stop_reason.value,
+                "stop_reason": episode.stop_reason,
             }
             for episode in episodes
         ]
         metrics = self._metrics["train" if self.model.training else "eval"]
-        for record in _gather(self.accelerator, records):
+        for record in gather_object(records):
             for name in ("success", "return", "turns", "valid_actions"):
                 metrics[f"env/{name}"].append(record[name])
             if record["task_type"] is not None:
                 metrics[f"env/success/{record['task_type']}"].append(record["success"])
             for reason in StopReason:
-                metrics[f"env/stop/{reason.value}"].append(float(record["stop_reason"] == reason.value))
+                metrics[f"env/stop/{reason.value}"].append(float(record["stop_reason"] is reason))
 
     def _log_distillation(
         self, per_token_loss: torch.Tensor, gap: torch.Tensor, gate: torch.Tensor, mask: torch.Tensor
@@ -394,13 +401,7 @@ class SDARTrainer(GRPOTrainer):
         metrics["sdar/gap_std"].append(max(gap_square - gap_mean**2, 0.0) ** 0.5)
 
 
-def _gather(accelerator: Any, records: list) -> list:
-    from accelerate.utils import gather_object
-
-    return gather_object(records)
-
-
-def _is_text_environment(environment_factory: Callable | dict[str, Callable] | None) -> bool:
+def _is_text_environment(environment_factory: Any) -> bool:
     """Whether the environments are played by the text-action loop: those with a `step` method are."""
     if environment_factory is None:
         return False
@@ -422,11 +423,10 @@ def _with_environment_reward(reward_funcs: Any, args: SDARConfig, environment_fa
 
     if inspect.isclass(environment_factory):
         environment_reward.__name__ = environment_factory.__name__
-    if reward_funcs is None:
-        reward_funcs = []
-    elif not isinstance(reward_funcs, list):
-        reward_funcs = [reward_funcs]
-    if args.reward_weights is not None:
-        args = copy.copy(args)
-        args.reward_weights = [*args.reward_weights, 1.0]
+    if not isinstance(reward_funcs, list):
+        reward_funcs = [] if reward_funcs is None else [reward_funcs]
+    weights: Any = args.reward_weights
+    if weights is not None:
+        args = copy.copy(args)  # the caller's stays as it is
+        args.reward_weights = [*weights, 1.0]
     return [*reward_funcs, environment_reward], args

@@ -6,13 +6,13 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from datasets import Dataset  # noqa: E402
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from sdar_trl import SDARConfig, Skill, SkillLibrary  # noqa: E402
-from sdar_trl.tiny import TINY_POLICY  # noqa: E402
+from sdar_trl import SDARConfig, Skill, SkillLibrary
+from sdar_trl.tiny import TINY_POLICY
 
 
 @pytest.fixture(scope="session")

@@ -97,6 +97,4 @@ def test_a_row_without_a_single_token_counts_as_zero(tensors):
 def test_an_unknown_loss_type_is_named_in_the_error(tensors):
     x, _, mask = tensors
     with pytest.raises(ValueError, match="'ppo'"):
-        aggregate_loss(
-            x, mask, "ppo", accumulation_steps=1, max_completion_length=T, window_tokens=torch.tensor(1.0)
-        )
+        aggregate_loss(x, mask, "ppo", accumulation_steps=1, max_completion_length=T, window_tokens=torch.tensor(1.0))

@@ -17,7 +17,9 @@ def write(folder, name, text):
 
 def test_a_folder_of_skill_files_is_a_library(tmp_path):
     write(tmp_path, "shoes", GOOD.format(name="shoes"))
-    write(tmp_path, "all", "---\nname: all\ndescription: d\nalways: true\ntask_types: [x]\n---\n# Title\n\nText --- more")
+    write(
+        tmp_path, "all", "---\nname: all\ndescription: d\nalways: true\ntask_types: [x]\n---\n# Title\n\nText --- more"
+    )
     general, shoes = SkillLibrary.from_folder(tmp_path)
     assert (shoes.body, shoes.keywords, shoes.always) == ("Wear both.", ("shoe", "boot"), False)
     assert (general.body, general.task_types, general.always) == ("# Title\n\nText --- more", ("x",), True)
@@ -62,7 +64,9 @@ def test_a_task_gets_the_skills_for_all_and_those_of_its_type(skills):
 
 
 def test_keywords_decide_where_no_skill_names_the_type():
-    library = SkillLibrary([Skill("shoes", "", "x", keywords=("shoe",)), Skill("tea", "", "x", keywords=("green tea",))])
+    library = SkillLibrary(
+        [Skill("shoes", "", "x", keywords=("shoe",)), Skill("tea", "", "x", keywords=("green tea",))]
+    )
     prompt = [{"role": "system", "content": "green tea"}, {"role": "user", "content": "A Green Tea, no shoes"}]
     assert names(library, {"prompt": prompt, "task_type": "grocery"}) == ["tea"]  # a whole word, in any case
     assert names(library, {"prompt": "shoe"}) == ["shoes"]

@@ -5,9 +5,9 @@ import re
 
 import pytest
 import torch
-from toys import CalculatorEnv, CountingEnv
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
+from toys import CalculatorEnv, CountingEnv
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
@@ -78,7 +78,9 @@ def test_with_coefficient_zero_it_is_grpo_to_the_bit(
         by_prompt[prompt[0]["content"]] = numbered[-1]
     dataset = Dataset.from_list(numbered)
 
-    ours = make_trainer(make_config(sdar_coef=0.0, **options), train_dataset=dataset, skills=None, peft_config=peft_config)
+    ours = make_trainer(
+        make_config(sdar_coef=0.0, **options), train_dataset=dataset, skills=None, peft_config=peft_config
+    )
     ours.train()
 
     def play(prompts, trainer):
@@ -299,7 +301,7 @@ def test_a_task_type_without_a_skill_is_counted_and_named(make_trainer, tasks, c
 
 
 def test_an_environment_that_raises_leaves_the_other_episodes_gradients_as_they_are(make_trainer, make_config, tasks):
-    """Three episodes train as they would without a fourth of their group, whose environment raises in its third step."""
+    """Three episodes train as they would without a fourth of their group, whose environment raises in step 3."""
 
     def batch(num_generations, fails_at):
         config = make_config(

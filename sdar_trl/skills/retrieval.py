@@ -54,5 +54,7 @@ class KeywordRetriever:
         own = [skill for skill in special if task.get("task_type") in skill.task_types]
         if not own:
             text = task_text(task)
-            own = [skill for skill in special if skill.name in self._patterns and self._patterns[skill.name].search(text)]
+            own = [
+                skill for skill in special if skill.name in self._patterns and self._patterns[skill.name].search(text)
+            ]
         return general + own

@@ -121,7 +121,10 @@ KINDS: dict[str, tuple[Kind, ...]] = {
         Kind(
             "storage basket",
             ("space saving", "hand woven", "easy clean", "heavy duty", "eco friendly", "living room"),
-            {"color": COLORS, "size": ("small", "medium", "large"), },
+            {
+                "color": COLORS,
+                "size": ("small", "medium", "large"),
+            },
             (10, 50),
             "Home & Kitchen › Storage › Baskets",
         ),
@@ -151,7 +154,10 @@ KINDS: dict[str, tuple[Kind, ...]] = {
         Kind(
             "protein bar",
             ("gluten free", "low carb", "plant based", "high fiber", "keto friendly", "soy free"),
-            {"flavor": ("peanut", "caramel", "coconut", "brownie", "lemon"), "pack": ("6 count", "12 count", "24 count")},
+            {
+                "flavor": ("peanut", "caramel", "coconut", "brownie", "lemon"),
+                "pack": ("6 count", "12 count", "24 count"),
+            },
             (10, 45),
             "Grocery & Gourmet Food › Snacks › Bars",
         ),

@@ -109,9 +109,7 @@ def _nouns(title: str) -> tuple[str, ...]:
 
 def _type_factor(product: Product, goal: Goal) -> float:
     goal_nouns = _nouns(goal.name)
-    title_score = (
-        len(set(goal_nouns) & set(_nouns(product.title))) / len(goal_nouns) if goal_nouns else 0.2
-    )
+    title_score = len(set(goal_nouns) & set(_nouns(product.title))) / len(goal_nouns) if goal_nouns else 0.2
     same_query = product.query == goal.query
     own, wanted = (text.split(" › ") for text in (product.product_category, goal.product_category))
     same_category = len(set(own) & set(wanted)) >= 2
