@@ -266,11 +266,13 @@ def evaluate_trainer(
     rows = list(tasks)
     batches = range(0, len(rows), batch_size * count)  # as many on every process; the last may hold no task
     backend = trainer.vllm_generation if trainer.use_vllm else trainer.generation_config
-    backend = trainer.vllm_generation if trainer.use_vllm else trainer.generation_config
     training_temperature, backend.temperature = backend.temperature, temperature
+    was_training = trainer.model.training
+    trainer.model.eval()  # no dropout
     episodes: list[Episode] = []
     with _seeded(seed + index):
         for start in batches:
             episodes += trainer.rollout.play(rows[start : start + batch_size * count][index::count])
+    trainer.model.train(was_training)
     backend.temperature = training_temperature
     return summarize(gather_object([episode_record(episode) for episode in episodes]))

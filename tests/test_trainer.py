@@ -274,8 +274,8 @@ def test_the_context_can_go_into_the_user_message(make_trainer, make_config, tok
 
 
 def test_a_teacher_row_that_does_not_fit_is_an_error_with_the_lengths(make_trainer, make_config):
-    trainer = make_trainer(make_config(max_teacher_length=60))
-    with pytest.raises(ValueError, match=r"teacher row has \d+ tokens \(\d+ of context.*more than the 60"):
+    trainer = make_trainer(make_config(max_teacher_length=40))
+    with pytest.raises(ValueError, match=r"teacher row has \d+ tokens \(\d+ of context.*more than the 40"):
         scored_batch(trainer)
 
 

@@ -1,0 +1,39 @@
+"""What is built can be used outside the checkout."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import sdar_trl
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_wheel_holds_the_skills_the_embedded_policy_and_the_type_marker(tmp_path):
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [wheel] = tmp_path.glob("*.whl")
+    assert wheel.name == f"sdar_trl-{sdar_trl.__version__}-py3-none-any.whl"
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in ("py.typed", "skills/bundled/webshop/general/SKILL.md", "tiny_policy/model.safetensors"):
+        assert f"sdar_trl/{name}" in names
+    assert not any(name.startswith(("tests/", "examples/")) for name in names)
+
+
+def test_the_public_names_are_there():
+    assert all(hasattr(sdar_trl, name) for name in sdar_trl.__all__)
+
+
+def test_environments_and_skills_know_neither_torch_nor_trl():
+    for room in ("sdar_trl.envs", "sdar_trl.skills"):
+        # the package's __init__ imports the trainer, so the room is imported as a package of its own
+        code = (
+            "import importlib, sys, types; package = types.ModuleType('sdar_trl'); "
+            f"package.__path__ = [{str(ROOT / 'sdar_trl')!r}]; sys.modules['sdar_trl'] = package; "
+            f"importlib.import_module({room!r}); "
+            "assert not {'torch', 'trl', 'transformers'} & set(sys.modules)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
