@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sdar_trl.envs import WebShopEnv
 from sdar_trl.envs.webshop.catalogue import build_products, parse_options, parse_price
 from sdar_trl.envs.webshop.env import Shop
-from sdar_trl.envs.webshop.goals import Goal, price_limit, shuffled, synthetic_goals
-from sdar_trl.envs.webshop.pages import page_text
+from sdar_trl.envs.webshop.goals import Goal, human_goals, price_limit, shuffled, synthetic_goals
+from sdar_trl.envs.webshop.pages import Page, page_text
 from sdar_trl.envs.webshop.reward import score_purchase
 
 
@@ -60,7 +60,7 @@ ITEMS = [
 INSTRUCTIONS = {
     "B000000001": {
         "attributes": ["rubber sole", "light weight"],
-        "instruction": "i want a canvas shoe.",
+        "instruction": "i want a canvas shoe",
         "instruction_attributes": ["rubber sole"],
     }
 }
@@ -126,6 +126,23 @@ def test_one_goal_for_every_combination_of_options(shop):
         f"i want a canvas shoe with color: navy blue, and size: 8, and price lower than {limit} dollars"
     )
     assert first.weight == pytest.approx(1 / 4)
+
+
+def test_human_goals_are_made_by_the_originals_rules(shop):
+    records = [
+        {
+            "instruction": "find a shoe.",
+            "instruction_attributes": ["rubber sole"],
+            "instruction_options": ["light blue"],
+        },
+        {"instruction": "no attribute", "instruction_attributes": [], "instruction_options": []},
+    ]
+    [found] = human_goals(shop.products, {"B000000001": records}, random.Random(0))
+    assert found.instruction == f"find a shoe, and price lower than {found.price_upper:.2f} dollars"
+    assert (found.options, found.unnamed_options, found.weight) == ({}, ("light blue",), 1.0)
+    # "light blue" and "navy blue" are both compared as blue
+    assert score_purchase(shop.products[0], found, {"color": "navy blue"}).total == 1.0
+    assert score_purchase(shop.products[0], found, {"size": "9"}).total == pytest.approx(2 / 3)
 
 
 def test_the_dearest_products_get_no_price_limit():
@@ -210,7 +227,7 @@ def test_results_are_shown_ten_a_page_and_fifty_in_all():
     assert env.page.clickables[:3] == ("back to search", "< prev", "next >")
     assert len(env.page.listed) == 10 and not set(first) & {product.asin for product in env.page.listed}
     act(env, *["click[next >]"] * 4)
-    assert env.page.listed == [] and env.page.number == 6
+    assert not env.page.listed and env.page.number == 6
 
 
 def test_leaving_an_item_forgets_the_chosen_options(env):
@@ -221,9 +238,52 @@ def test_leaving_an_item_forgets_the_chosen_options(env):
     assert env.page.options == {}
 
 
+def test_the_attributes_page_is_reached_where_it_is_shown(shop):
+    item_page = Page("item", shop.products, product=shop.products[0], show_attributes=True)
+    assert item_page.clickables[:7] == (
+        *("back to search", "< prev", "description", "features", "reviews", "attributes", "buy now"),
+    )
+    page = item_page.click("attributes")
+    assert page_text(page, "x") == (
+        "Instruction: [SEP] x [SEP] Back to Search [SEP] < Prev [SEP] rubber sole [SEP] light weight [SEP] fashion "
+        "[SEP] canvas shoe [SEP] Clothing › Shoes › Sneakers"
+    )
+    assert page.click("< prev") == item_page
+    assert page.click("back to search") == Page(show_attributes=True)
+
+
+def test_an_option_takes_the_place_of_a_button_of_the_same_text():
+    values = {"Kit": [{"value": "Buy Now"}, {"value": "7"}], "Size": [{"value": "7"}]}
+    [product] = build_products([item("B000000001", "Pan", customization_options=values)], {}, random.Random(0))
+    page = Page("item", [product], product=product)
+    assert page.clickables == (*("back to search", "< prev", "description", "features", "reviews", "buy now"), "7")
+    page = page.click("buy now")
+    assert (page.kind, page.options) == ("item", {"kit": "buy now"})
+    assert page.click("7").options == {"kit": "buy now", "size": "7"}  # of two options, the later one
+
+
+def test_white_space_vanishes_only_if_it_holds_a_newline():
+    fields = {"full_description": " \n ", "small_description": [" ", "", " Soft. "]}
+    [product] = build_products([item("B000000001", "Pan", **fields)], {}, random.Random(0))
+    page = Page("description", [product], product=product)
+    assert page_text(page, "x") == "Instruction: [SEP] x [SEP] Back to Search [SEP] < Prev"
+    features = page_text(page.click("< prev").click("features"), "x")
+    assert features == "Instruction: [SEP] x [SEP] Back to Search [SEP] < Prev [SEP]  [SEP] Soft."
+
+
 @pytest.mark.parametrize(
     "action",
-    ["click[buy now]", "click[search]", "click[missing]", "CLICK[search]", "search", "search[]", "think[hard]", "] ["],
+    [
+        "click[buy now]",
+        "click[search]",
+        "click[missing]",
+        "CLICK[search]",
+        "search",
+        "search[]",
+        "think[hard]",
+        "] [",
+        "search[a\nb]",
+    ],
 )
 def test_an_illegal_action_changes_nothing_and_is_answered_with_the_reason(env, action):
     env.reset(goal=0)
@@ -247,12 +307,22 @@ def test_a_search_is_possible_from_any_page_and_arguments_are_lower_cased(env):
         ("<c> fashion", ["B000000001", "B000000002", "B000000003"]),
         ("<q> boot", ["B000000002"]),
         ("<a>", []),
+        ("<c>", []),
+        ("<q> ", []),
+        ("shoe's", ["B000000001"]),
     ],
 )
 def test_special_searches(env, query, asins):
     env.reset(goal=0)
     act(env, f"search[{query}]")
     assert [product.asin for product in env.page.results] == asins
+
+
+@pytest.mark.parametrize("word", ["<a>", "<c>", "<q>"])
+def test_a_special_search_without_its_word_has_no_hits_and_says_so(env, word):
+    env.reset(goal=0)
+    step = act(env, f"search[{word}]")
+    assert step.valid and step.observation.startswith(f"No hits: {word} needs words after it.\nBack to Search")
 
 
 # Reward

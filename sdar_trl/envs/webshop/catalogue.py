@@ -78,7 +78,7 @@ def build_products(
                 category=item["category"],
                 query=item["query"].lower().strip(),
                 product_category=item["product_category"],
-                attributes=tuple(ins.get("attributes") or ["DUMMY_ATTR"]),
+                attributes=tuple(ins.get("attributes", ["DUMMY_ATTR"])),
                 options=parse_options(item.get("customization_options")),
                 price_text=price_text,
                 price=price,
@@ -104,5 +104,5 @@ def parse_options(customization: Mapping[str, Any] | None) -> dict[str, tuple[st
     return {
         name.lower(): tuple(entry["value"].strip().replace("/", " | ").lower() for entry in values)
         for name, values in (customization or {}).items()
-        if values
+        if values is not None
     }

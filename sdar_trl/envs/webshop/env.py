@@ -2,6 +2,8 @@
 
 import random
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,7 +11,7 @@ from ..base import Step, parse_tag
 from .catalogue import Product, build_products
 from .generate import generate_records
 from .goals import SPLITS, Goal, shuffled, synthetic_goals
-from .pages import SEPARATOR, Page
+from .pages import Page, join
 from .reward import score_purchase
 from .search import SearchEngine
 
@@ -35,7 +37,7 @@ class Shop:
             Seed of the goals' price limits.
     """
 
-    def __init__(self, products: list[Product], seed: int = 0):
+    def __init__(self, products: Sequence[Product], seed: int = 0):
         self.products = products
         self.engine = SearchEngine(products)
         self.goals = shuffled(synthetic_goals(products, random.Random(seed)))
@@ -78,7 +80,7 @@ class WebShopEnv:
             raise ValueError(f"`reward` must be score or success, got {reward!r}.")
         self.reward = reward
         self.shop = embedded_shop()
-        self.page: Page = Page("done")
+        self._page = Page("done")
 
     @staticmethod
     def dataset(split: str) -> "Dataset":
@@ -119,6 +121,11 @@ class WebShopEnv:
         """What the current task asks for."""
         return self._goal
 
+    @property
+    def page(self) -> Page:
+        """Where the agent is: `page.clickables`, `page.listed` (products of a results page), `page.options`."""
+        return self._page
+
     def reset(self, *, goal: int, **_: Any) -> str:
         """
         Enter the shop with a goal.
@@ -131,7 +138,7 @@ class WebShopEnv:
             `str`: the instruction and the search page.
         """
         self._goal = self.shop.goals[goal]
-        self.page = Page()
+        self._page = Page()
         return f"Instruction: {self._goal.instruction}\n{self._view()}"
 
     def step(self, response: str) -> Step:
@@ -148,48 +155,47 @@ class WebShopEnv:
         Raises:
             `RuntimeError`: if the episode is over.
         """
-        if self.page.kind == "done":
+        if self._page.kind == "done":
             raise RuntimeError("The episode is over; call reset.")
         action = parse_tag(response, "action")
         if action is None:
             return self._invalid("no action in <action></action> tags")
-        match = re.match(r"(.+)\[(.+)\]", action, re.DOTALL)
+        match = re.match(r"(.+)\[(.+)\]", action)
         verb, argument = (match[1], match[2].lower()) if match else (None, "")
         if verb == "search":
-            self.page = Page("results", self.shop.engine.search(argument))
-        elif verb == "click" and argument == "buy now" and argument in self.page.clickables:
-            return self._buy()
-        elif verb == "click" and argument in self.page.clickables and argument != "search":
-            self.page = self.page.click(argument)
-        else:
+            self._page = self._page.search(self.shop.engine.search(argument))
+            needs_more = argument.strip() in ("<a>", "<c>", "<q>")
+            note = f"No hits: {argument.strip()} needs words after it.\n" if needs_more else ""
+            return Step(note + self._view(), 0.0, False, False, True)
+        if verb != "click" or argument not in self._page.clickables or argument == "search":
             return self._invalid(f"{action[:50]} is not possible here")
-        return Step(self._view(), 0.0, False, False, True)
+        self._page = self._page.click(argument)
+        return self._bought() if self._page.kind == "done" else Step(self._view(), 0.0, False, False, True)
 
     def close(self) -> None:
         """Nothing to let go of: the shop is shared."""
 
-    def _buy(self) -> Step:
-        product, options = self.page.product, self.page.options
-        assert product is not None
-        score = score_purchase(product, self._goal, options)
-        self.page = Page("done", product=product, options=options, score=score.total)
-        success = score.total == 1.0
+    def _bought(self) -> Step:
+        assert self._page.product is not None
+        score = score_purchase(self._page.product, self._goal, self._page.options)
+        self._page = replace(self._page, score=score.total)
+        success = score.total == 1
         info = {
-            "success": success,
             "score": score.total,
+            "success": success,
             "type": score.type,
             "attributes": score.attributes,
             "options": score.options,
             "price": score.price,
         }
         reward = score.total if self.reward == "score" else float(success)
-        return Step(SEPARATOR.join(self.page.pieces()), reward, True, False, True, info)
+        return Step(join(self._page.pieces()), reward, True, False, True, info)
 
     def _invalid(self, reason: str) -> Step:
         return Step(f"Invalid: {reason}.\n{self._view()}", 0.0, False, False, False)
 
     def _view(self) -> str:
         """What the agent sees: the page after the instruction, and the admissible actions."""
-        clicks = [f"click[{name}]" for name in self.page.clickables if name != "search"]
-        search = ["search[<your query>]"] if self.page.kind == "search" else []
-        return f"{SEPARATOR.join(self.page.pieces())}\nActions: {', '.join([*search, *clicks])}"
+        clicks = [f"click[{name}]" for name in self._page.clickables if name != "search"]
+        search = ["search[<your query>]"] if self._page.kind == "search" else []
+        return f"{join(self._page.pieces())}\nActions: {', '.join([*search, *clicks])}"

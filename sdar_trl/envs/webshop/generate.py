@@ -180,10 +180,10 @@ KINDS: dict[str, tuple[Kind, ...]] = {
 
 BRANDS = ("Arlo", "Benka", "Corva", "Delmo", "Elbrin", "Fenwo", "Gravo", "Halden", "Ixora", "Jolvi", "Kestra", "Lumo")
 PHRASINGS = (
-    "i am looking for a {first} {noun} that is {second}.",
-    "i want a {noun} with {first} and {second}.",
-    "find me a {first} and {second} {noun}.",
-    "i need a {second} {noun}, {first} please.",
+    "i am looking for a {first} {noun} that is {second}",
+    "i want a {noun} with {first} and {second}",
+    "find me a {first} and {second} {noun}",
+    "i need a {second} {noun}, {first} please",
 )
 LETTERS = "0123456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 

@@ -18,12 +18,13 @@ class Page:
     Where a customer is.
 
     Args:
-        kind (`str`): "search", "results", "item", one of the item's sub-pages, or "done".
+        kind (`str`): "search", "results", "item", "description", "features", "reviews", "attributes" or "done".
         results (`tuple[Product, ...]`, *optional*): Hits of the last search.
         number (`int`, *optional*, defaults to `1`): Page of the results.
         product ([`Product`], *optional*): The product that is open.
         options (`dict[str, str]`, *optional*): Chosen options.
         score (`float`, *optional*, defaults to `0.0`): On the done page, the score.
+        show_attributes (`bool`, *optional*, defaults to `False`): Whether item pages lead to the attributes.
     """
 
     kind: str = "search"
@@ -32,6 +33,12 @@ class Page:
     product: Product | None = None
     options: dict[str, str] = field(default_factory=dict)
     score: float = 0.0
+    show_attributes: bool = False
+
+    @property
+    def sub_pages(self) -> tuple[str, ...]:
+        """Pages an item's page leads to."""
+        return (*SUB_PAGES, "attributes") if self.show_attributes else SUB_PAGES
 
     @property
     def listed(self) -> Sequence[Product]:
@@ -46,7 +53,7 @@ class Page:
         if self.kind == "results":
             return ("back to search", *(["< prev"] if self.number > 1 else []), "next >")
         if self.kind == "item":
-            return ("back to search", "< prev", *SUB_PAGES, "buy now")
+            return ("back to search", "< prev", *self.sub_pages, "buy now")
         if self.kind == "done":
             return ()
         return ("back to search", "< prev")
@@ -60,38 +67,49 @@ class Page:
             names.update(dict.fromkeys(value for values in self.product.options.values() for value in values))
         return tuple(names)
 
+    def search(self, results: Sequence[Product]) -> "Page":
+        """The first page of a search's results."""
+        return Page("results", results, show_attributes=self.show_attributes)
+
     def click(self, name: str) -> "Page":
         """
-        The page a click leads to. Buying is not a page's business.
+        The page a click leads to.
 
         Args:
             name (`str`):
                 One of the clickables.
 
         Returns:
-            [`Page`]: the next page.
+            [`Page`]: the next page; the search page's own button leads nowhere.
+
+        Raises:
+            `ValueError`: if the page has no such clickable.
         """
+        if name not in self.clickables:
+            raise ValueError(f"Expected one of {self.clickables}, got {name!r}.")
+        if self.kind == "item" and self.product is not None:
+            # before the buttons, whose place an option of the same text takes; of two such options the later is chosen
+            for option, values in reversed(self.product.options.items()):
+                if name in values:
+                    return replace(self, options={**self.options, option: name})
+        if name == "search":
+            return self
         if name == "back to search":
-            return Page()
+            return Page(show_attributes=self.show_attributes)
         if name == "next >":
             return replace(self, number=self.number + 1)
         if name == "< prev":
             if self.kind == "results":
                 return replace(self, number=self.number - 1)
             if self.kind == "item":
-                return Page("results", self.results, self.number)
+                return replace(self, kind="results", product=None, options={})
             return replace(self, kind="item")
-        for product in self.listed:
-            if product.asin.lower() == name:
-                return Page("item", self.results, self.number, product)
-        if self.kind == "item" and self.product is not None:
-            # two options with the same value: the later one is chosen
-            for option, values in reversed(self.product.options.items()):
-                if name in values:
-                    return replace(self, options={**self.options, option: name})
-            if name in SUB_PAGES:
-                return replace(self, kind=name)
-        raise ValueError(f"Expected one of {self.clickables}, got {name!r}.")
+        if name == "buy now":
+            return replace(self, kind="done")
+        if name in self.sub_pages:
+            return replace(self, kind=name)
+        product = next(product for product in self.listed if product.asin.lower() == name)
+        return replace(self, kind="item", product=product)
 
     def pieces(self) -> list[str]:
         """The visible strings that follow the instruction, in order, as the original's text mode shows them."""
@@ -109,12 +127,15 @@ class Page:
         if self.kind == "item":
             options = [text for name, values in self.product.options.items() for text in (name, *values)]
             price = f"Price: {self.product.price_text}"
-            buttons = ["Description", "Features", "Reviews", "Buy Now"]
+            buttons = [*(name.capitalize() for name in self.sub_pages), "Buy Now"]
             return [*back, *options, self.product.title, price, "Rating: N.A.", *buttons]
         if self.kind == "description":
             return [*back, self.product.description]
         if self.kind == "features":
             return [*back, *self.product.bullet_points]
+        if self.kind == "attributes":
+            paths = (self.product.category, self.product.query, self.product.product_category)
+            return [*back, *self.product.attributes, *paths]
         return back  # reviews: the original never loads any
 
     def _receipt(self) -> list[str]:
@@ -152,10 +173,11 @@ def page_text(page: Page, instruction: str) -> str:
         `str`: the visible strings joined by " [SEP] ".
     """
     if page.kind == "done":
-        return _join(page.pieces())
+        return join(page.pieces())
     head = ["WebShop"] if page.kind == "search" else []
-    return _join([*head, "Instruction:", instruction, *page.pieces()])
+    return join([*head, "Instruction:", instruction, *page.pieces()])
 
 
-def _join(pieces: Sequence[str]) -> str:
-    return SEPARATOR.join(text for text in (piece.strip() for piece in pieces) if text)
+def join(pieces: Sequence[str]) -> str:
+    """The text of visible strings: white space vanishes if it is nothing or holds a newline, as in the original."""
+    return SEPARATOR.join(piece.strip() for piece in pieces if piece.strip() or (piece and "\n" not in piece))

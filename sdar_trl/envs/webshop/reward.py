@@ -62,14 +62,15 @@ def score_purchase(product: Product, goal: Goal, chosen: Mapping[str, str]) -> S
     """
     type_factor = _type_factor(product, goal)
     attributes = sum(_has_attribute(product, attribute) for attribute in goal.attributes)
-    options = _matched_options(goal.options, tuple(chosen.values()))
+    options = _matched_options(goal, tuple(chosen.values()))
     price = product.price <= goal.price_upper
-    count = len(goal.attributes) + len(goal.options) + 1
+    wanted = len(goal.options) + len(goal.unnamed_options)
+    count = len(goal.attributes) + wanted + 1
     return Score(
         total=(attributes + options + price) / count * type_factor,
         type=type_factor,
         attributes=attributes / len(goal.attributes),
-        options=options / len(goal.options) if goal.options else None,
+        options=options / wanted if wanted else None,
         price=price,
     )
 
@@ -86,14 +87,12 @@ def _has_attribute(product: Product, attribute: str) -> bool:
     )
 
 
-def _matched_options(wanted: Mapping[str, str], chosen: tuple[str, ...]) -> int:
+def _matched_options(goal: Goal, chosen: tuple[str, ...]) -> int:
     values = [_by_color(value) for value in chosen]
-    matched = 0
-    for pair in wanted.items():
-        color = next((color for color in COLORS if color in pair), None)
-        text = color if color is not None else " ".join(pair)
-        matched += any(_similar(value, text) for value in values)
-    return matched
+    # a named option counts as a color only if one of its two words is that color
+    named = (next((color for color in COLORS if color in pair), " ".join(pair)) for pair in goal.options.items())
+    unnamed = (_by_color(value) for value in goal.unnamed_options)
+    return sum(any(_similar(value, text) for value in values) for text in (*named, *unnamed))
 
 
 @lru_cache(maxsize=10_000)
@@ -107,12 +106,16 @@ def _nouns(title: str) -> tuple[str, ...]:
     return tuple(word for word in re.findall(r"[^\W\d]+", title.lower()) if word not in STOP_WORDS)
 
 
+@lru_cache(maxsize=10_000)
+def _categories(path: str) -> frozenset[str]:
+    return frozenset(category.strip() for category in path.split("›"))
+
+
 def _type_factor(product: Product, goal: Goal) -> float:
     goal_nouns = _nouns(goal.name)
     title_score = len(set(goal_nouns) & set(_nouns(product.title))) / len(goal_nouns) if goal_nouns else 0.2
     same_query = product.query == goal.query
-    own, wanted = (text.split(" › ") for text in (product.product_category, goal.product_category))
-    same_category = len(set(own) & set(wanted)) >= 2
+    same_category = len(_categories(product.product_category) & _categories(goal.product_category)) >= 2
     factor = 1.0 if same_query or same_category or title_score > 0.2 else 0.5
     if title_score < 0.1:
         factor = 0.1

@@ -1,15 +1,23 @@
 """The shop's search: BM25 over title, description, first bullet point and options."""
 
 import random
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import bm25s
+import numpy as np
 import Stemmer
 
 from .catalogue import Product
 
 
 HITS = 50
+# Lucene's English stop words
+STOP_WORDS = frozenset(
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
+    "to was will with".split()
+)
 
 
 class SearchEngine:
@@ -25,47 +33,45 @@ class SearchEngine:
         self.products = products
         self._stemmer = Stemmer.Stemmer("porter")
         self._index = bm25s.BM25(method="lucene", k1=0.9, b=0.4)
-        self._index.index(self._tokens([indexed_text(product) for product in products]), show_progress=False)
-        self._cache: dict[str, list[Product]] = {}
+        self._index.index([self._tokens(indexed_text(product)) for product in products], show_progress=False)
+        self._cached = lru_cache(maxsize=10_000)(self._search)
 
-    def _tokens(self, texts: list[str]) -> list[list[str]]:
-        return bm25s.tokenize(
-            texts, stopwords="en", stemmer=self._stemmer, token_pattern=r"\w+", show_progress=False, return_ids=False
-        )
-
-    def search(self, query: str) -> list[Product]:
+    def search(self, query: str) -> tuple[Product, ...]:
         """
         The best 50 products.
 
         Args:
             query (`str`):
-                Words, or one of the original's special searches: `<r>` for random products, `<a>`, `<c>` or `<q>`
-                followed by an attribute, a category or a query for the products that have it.
+                Words, or one of the original's special searches: `<r>` for 50 random products, `<a>`, `<c>` or `<q>`
+                followed by an attribute, a category or a query for all the products that have it.
 
         Returns:
-            `list[Product]`: best first; nothing for a query without a word of the catalogue.
+            `tuple[Product, ...]`: best first; nothing for a query without a word of the catalogue.
         """
-        query = query.lower()
-        if query not in self._cache:
-            self._cache[query] = self._search(query)
-        return self._cache[query]
+        return self._cached(query.lower())
 
-    def _search(self, query: str) -> list[Product]:
+    def _search(self, query: str) -> tuple[Product, ...]:
         first, _, rest = query.partition(" ")
+        rest = rest.strip()
         if first == "<r>":
-            return random.Random(query).sample(list(self.products), min(HITS, len(self.products)))
+            return tuple(random.Random(query).sample(list(self.products), min(HITS, len(self.products))))
         if first == "<a>":
-            return [product for product in self.products if rest in product.attributes][:HITS]
+            return tuple(product for product in self.products if rest in product.attributes)
         if first == "<c>":
-            return [product for product in self.products if product.category == rest][:HITS]
+            category = rest.split(" ")[0]
+            return tuple(product for product in self.products if category and product.category == category)
         if first == "<q>":
-            return [product for product in self.products if product.query == rest][:HITS]
-        tokens = [token for token in self._tokens([query])[0] if token in self._index.vocab_dict]
+            return tuple(product for product in self.products if rest and product.query == rest)
+        tokens = [token for token in self._tokens(query) if token in self._index.vocab_dict]
         if not tokens:
-            return []
-        hits, scores = self._index.retrieve([tokens], k=min(HITS, len(self.products)), show_progress=False)
-        ranked = sorted(zip(-scores[0], hits[0], strict=True))  # ties by position
-        return [self.products[index] for score, index in ranked if score < 0]
+            return ()
+        scores = self._index.get_scores(tokens)
+        best = np.argsort(-scores, kind="stable")[:HITS]  # ties in the catalogue's order
+        return tuple(self.products[index] for index in best if scores[index] > 0)
+
+    def _tokens(self, text: str) -> list[str]:
+        words = (word.removesuffix("'s") for word in re.findall(r"\w+(?:'\w+)*", text.lower()))
+        return [self._stemmer.stemWord(word) if len(word) > 2 else word for word in words if word not in STOP_WORDS]
 
 
 def indexed_text(product: Product) -> str:
