@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from trl.trainer.utils import pad
@@ -69,7 +69,8 @@ RESPONSE_TEMPLATE: dict[str, Any] = {
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """
-    A byte-level BPE tokenizer with a ChatML template (system, user, assistant, tool).
+    An uncased byte-level BPE tokenizer with a ChatML template (system, user, assistant, tool). Without case, a word of
+    the instruction and the same word in a title are one token, which is what a small model can match.
 
     Args:
         texts (`Iterator[str]`):
@@ -81,6 +82,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
         [`~transformers.PreTrainedTokenizerFast`]: the tokenizer.
     """
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
     # Words keep their leading space, and punctuation and digits stand alone: a word is mostly one token.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -168,15 +170,13 @@ def scripted_context(skills: SkillLibrary, task_type: str, rng: random.Random) -
     general = [skill for skill in skills if skill.always]
     own = [skill for skill in skills if task_type in skill.task_types]
     others = [skill for skill in skills if not skill.always and skill not in own]
-    draw = rng.random()
-    if draw < 0.4:
-        return "", "none"
-    if draw < 0.8:
-        return format_skills([*general, *own]), "own skills"
+    [kind] = rng.choices(["none", "own skills", "other skills"], [0.3, 0.5, 0.2])
+    if kind == "none":
+        return "", kind
+    if kind == "own skills":
+        return format_skills([*general, *own]), kind
     chosen: list[Skill] = rng.sample(others, rng.randint(0, 2))
-    if draw < 0.85:  # all of them: what it needs is among them
-        return format_skills(list(skills)), "own skills"
-    return format_skills([*general, *chosen]), "other skills"
+    return format_skills([*general, *chosen]), kind
 
 
 def scripted_episode(
@@ -225,8 +225,8 @@ def build_tokenizer(env: WebShopEnv, tasks: list[dict[str, Any]], skills: SkillL
     """The policy's tokenizer, trained on scripted episodes and skills. Product ids and the marks that occur all over
     the pages are single tokens, which keeps episodes short."""
     rng = random.Random(0)
-    ids = [name for product in env.shop.products for name in (product.asin, product.asin.lower())]
-    without_ids = re.compile("|".join(ids))
+    ids = [product.asin.lower() for product in env.shop.products]
+    without_ids = re.compile("|".join(ids), re.IGNORECASE)
 
     def texts() -> Iterator[str]:
         for _ in range(200):  # as often as the pages, so that skills are made of whole words too
@@ -241,7 +241,9 @@ def build_tokenizer(env: WebShopEnv, tasks: list[dict[str, Any]], skills: SkillL
                     break
 
     tokenizer = train_tokenizer(texts(), vocab_size=1600)
-    tokenizer.add_tokens([*ids, " [SEP]", "<action>", "</action>", "], click["])
+    tokenizer.add_tokens(
+        [AddedToken(text, normalized=True) for text in (*ids, " [sep]", "<action>", "</action>", "], click[", "click[", "search[")]
+    )
     return tokenizer
 
 
@@ -251,7 +253,7 @@ def warm_start(
     *,
     hidden_size: int = 128,
     layers: int = 4,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 3e-3,
     batch_tokens: int = 6_000,
     observation_share: float = 0.2,
 ) -> Qwen3ForCausalLM:
@@ -267,7 +269,7 @@ def warm_start(
             Width of the model.
         layers (`int`, *optional*, defaults to `4`):
             Depth of the model.
-        learning_rate (`float`, *optional*, defaults to `2e-3`):
+        learning_rate (`float`, *optional*, defaults to `3e-3`):
             Peak of the cosine schedule.
         batch_tokens (`int`, *optional*, defaults to `6_000`):
             Tokens of a batch, padding included.
@@ -298,7 +300,7 @@ def warm_start(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=learning_rate, total_steps=len(batches), pct_start=0.05, cycle_momentum=False
     )
-    progress = tqdm(batches, desc="warm start")
+    progress = tqdm(batches, desc="warm start", mininterval=5)
     for batch in progress:
         ids, mask = (
             pad([torch.tensor(conversation[part]) for conversation in batch], padding_value=value)
@@ -310,7 +312,7 @@ def warm_start(
         counted = (mask == 1) | ((mask == 0) & (torch.rand(mask.shape) < observation_share))
         losses = torch.nn.functional.cross_entropy(model.lm_head(hidden[counted]), targets[counted], reduction="none")
         of_response = mask[counted] == 1
-        loss = losses[of_response].mean() + observation_share * losses[~of_response].mean()
+        loss = losses[of_response].mean() + 0.3 * losses[~of_response].mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

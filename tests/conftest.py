@@ -49,7 +49,7 @@ def tasks() -> Dataset:
     return Dataset.from_list(
         [
             {
-                "prompt": [{"role": "system", "content": "You count."}, {"role": "user", "content": "Task: "}],
+                "prompt": [{"role": "system", "content": "you count."}, {"role": "user", "content": "task: "}],
                 "task_id": f"count/{index}",
                 "task_type": "even" if index % 2 == 0 else "odd",
                 "length": 1 + index % 3,
@@ -63,9 +63,9 @@ def tasks() -> Dataset:
 def skills() -> SkillLibrary:
     return SkillLibrary(
         [
-            Skill("general", "for all", "Say every number.", always=True),
-            Skill("even", "for even", "Even tasks want calm.", task_types=("even",)),
-            Skill("odd", "for odd", "Odd tasks want courage.", task_types=("odd",)),
+            Skill("general", "for all", "say every number.", always=True),
+            Skill("even", "for even", "even tasks want calm.", task_types=("even",)),
+            Skill("odd", "for odd", "odd tasks want courage.", task_types=("odd",)),
         ]
     )
 

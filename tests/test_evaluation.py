@@ -57,6 +57,6 @@ def test_the_policy_reads_skills_only_when_it_is_given_them(rollout, tasks, skil
     for library in (None, skills):
         for episode in evaluate(rollout, tasks, skills=library):
             text = tokenizer.decode(episode.prompt_ids)
-            assert ("Say every number." in text) == (library is not None)
-            assert ("Even tasks want calm." in text) == (library is not None and episode.task["task_type"] == "even")
+            assert ("say every number." in text) == (library is not None)
+            assert ("even tasks want calm." in text) == (library is not None and episode.task["task_type"] == "even")
             assert f"count to {episode.task['length']}" in text

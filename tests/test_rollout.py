@@ -71,8 +71,8 @@ def test_the_conversation_reads_like_the_chat_template_rendered_in_one_go(tokeni
     generate = Spy(tokenizer, ["yes e<|im_end|>"])
     [episode] = make_rollout(tokenizer, generate).play([{**tasks[0], "length": 3}])
     messages = [
-        {"role": "system", "content": "You count."},
-        {"role": "user", "content": "Task: count to 3"},
+        {"role": "system", "content": "you count."},
+        {"role": "user", "content": "task: count to 3"},
         {"role": "assistant", "content": "yes e"},
         {"role": "user", "content": "now at 1"},
         {"role": "assistant", "content": "yes e"},

@@ -10,7 +10,15 @@ from sdar_trl import SkillLibrary
 from sdar_trl.envs import WebShopEnv
 from sdar_trl.evaluation import episode_record, evaluate, policy_rollout, summarize
 from sdar_trl.rollout import Chat
-from sdar_trl.tiny import ERRORS, MAX_TURNS, TINY_POLICY, scripted_episode, scripted_response, train_tokenizer, warm_start
+from sdar_trl.tiny import (
+    ERRORS,
+    MAX_TURNS,
+    TINY_POLICY,
+    scripted_episode,
+    scripted_response,
+    train_tokenizer,
+    warm_start,
+)
 
 
 def test_the_policy_shops_better_with_skills_than_without_by_ten_points_and_more(tokenizer):
@@ -35,9 +43,9 @@ def test_the_policy_is_small():
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
 def test_the_template_renders_every_role_and_the_tokenizer_loses_nothing(tokenizer, role):
-    messages = [{"role": "user", "content": "a ü €"}, {"role": role, "content": "B0X [SEP] click[buy now]"}]
+    messages = [{"role": "user", "content": "a ü €"}, {"role": role, "content": "b0x [sep] click[buy now]"}]
     text = tokenizer.apply_chat_template(messages, tokenize=False)
-    assert text.endswith(f"<|im_start|>{role}\nB0X [SEP] click[buy now]<|im_end|>\n")
+    assert text.endswith(f"<|im_start|>{role}\nb0x [sep] click[buy now]<|im_end|>\n")
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 

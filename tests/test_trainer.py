@@ -73,7 +73,7 @@ def test_with_coefficient_zero_it_is_grpo_to_the_bit(
     by_prompt = {}
     numbered = []
     for index, task in enumerate(tasks):
-        prompt = [{"role": "user", "content": f"Task {index}: "}]
+        prompt = [{"role": "user", "content": f"task {index}: "}]
         numbered.append({**task, "prompt": prompt})
         by_prompt[prompt[0]["content"]] = numbered[-1]
     dataset = Dataset.from_list(numbered)
@@ -248,13 +248,13 @@ def test_the_teachers_row_is_the_students_with_the_skills_inside_the_system_mess
     for row, mask, episode in zip(teacher_ids, teacher_mask, trainer._episodes, strict=True):
         teacher = tokenizer.decode(row[:-length][mask[:-length].bool()])
         student = tokenizer.decode(episode.prompt_ids)
-        advice = {"even": "Even tasks want calm.", "odd": "Odd tasks want courage."}
+        advice = {"even": "even tasks want calm.", "odd": "odd tasks want courage."}
         own, other = advice.pop(episode.task["task_type"]), *advice.values()
         seen.add(episode.task["task_type"])
         system = re.match(r"<\|im_start\|>system\n(.*?)<\|im_end\|>", teacher, re.DOTALL)[1]
-        assert own in system and "Say every number." in system and other not in teacher
-        assert teacher.replace(system, "You count.") == student
-        assert "# Skills" not in student
+        assert own in system and "say every number." in system and other not in teacher
+        assert teacher.replace(system, "you count.") == student
+        assert "# skills" not in student
     assert seen == {"even", "odd"}
 
 
@@ -263,14 +263,14 @@ def test_skill_text_never_reaches_the_student(make_trainer, tokenizer):
     trainer.train()
     for episode in trainer._episodes:
         text = tokenizer.decode(episode.prompt_ids + episode.row(0)["completion_ids"])
-        assert not any(word in text for word in ("Skills", "calm", "courage", "Say every number"))
+        assert not any(word in text for word in ("skills", "calm", "courage", "say every number"))
 
 
 def test_the_context_can_go_into_the_user_message(make_trainer, make_config, tokenizer):
     trainer = make_trainer(make_config(context_role="user"), cls=Recording)
     scored_batch(trainer)
     teacher = tokenizer.decode(trainer.read[0][0][0])
-    assert "<|im_start|>system\nYou count.<|im_end|>\n<|im_start|>user\n# Skills" in teacher
+    assert "<|im_start|>system\nyou count.<|im_end|>\n<|im_start|>user\n# skills" in teacher
 
 
 def test_a_teacher_row_that_does_not_fit_is_an_error_with_the_lengths(make_trainer, make_config):
@@ -358,7 +358,7 @@ def test_an_environment_without_step_goes_to_trls_tool_loop_and_has_a_teacher_to
     assert trainer._metrics["train"]["rewards/CalculatorEnv/mean"] == [1.0]
     [(teacher_ids, _)] = trainer.read
     text = tokenizer.decode(teacher_ids[0])
-    assert "42" in text and "Even tasks want calm." in text and '"add"' in text and "Use the tool." in text
+    assert "42" in text and "even tasks want calm." in text and '"add"' in text and "use the tool." in text
     assert "calm" not in tokenizer.decode(inputs["prompt_ids"][0])
     assert torch.equal(teacher_ids[:, -inputs["completion_ids"].size(1) :], inputs["completion_ids"])
     assert inputs["tool_mask"].sum() < inputs["completion_mask"].sum()
@@ -369,7 +369,7 @@ def test_without_an_environment_the_teacher_reads_the_prompts_of_the_dataset(mak
         cls=Recording, environment_factory=None, reward_funcs=lambda completions, **_: [0.0] * len(completions)
     )
     trainer.train()
-    assert any("Even tasks want calm." in tokenizer.decode(ids[0]) for ids, _ in trainer.read)
+    assert any("even tasks want calm." in tokenizer.decode(ids[0]) for ids, _ in trainer.read)
 
 
 def test_text_and_tool_environments_do_not_mix(make_trainer):

@@ -30,7 +30,7 @@ class CalculatorEnv:
 
     def reset(self, **_) -> str:
         self.calls = 0
-        return " Use the tool."
+        return " use the tool."
 
     def add(self, a: int, b: int) -> int:
         """
