@@ -139,30 +139,35 @@ def scripted_response(env: WebShopEnv, errors: tuple[float, ...], rng: random.Ra
     Returns:
         `str`: the response.
     """
-    return f"<action>{_scripted_action(env, errors, rng)}</action>"
-
-
-def _scripted_action(env: WebShopEnv, errors: tuple[float, ...], rng: random.Random) -> str:
     wrong_product, no_options, poor_query, illegal = errors
     page, goal = env.page, env.goal
     if rng.random() < illegal:
-        return f"click[{rng.choice(goal.attributes)}]"
+        return _respond(f"click[{rng.choice(goal.attributes)}]")
     if page.kind == "search":
-        attribute = "" if rng.random() < poor_query else rng.choice(goal.attributes) + " "
-        return f"search[{attribute}{goal.query}]"
+        wanted = sorted(goal.attributes, key=goal.instruction.find)
+        if rng.random() < poor_query:
+            wanted = wanted[:0]
+        return _respond(f"search[{' '.join([*wanted, goal.query])}]")
     if page.kind == "results":
         listed = [product.asin for product in page.listed]
         if listed and rng.random() < wrong_product:
-            return f"click[{rng.choice(listed[:4]).lower()}]"
+            return _respond(f"click[{rng.choice(listed[:4]).lower()}]")
         if goal.asin in listed:
-            return f"click[{goal.asin.lower()}]"
-        return "click[next >]" if listed else "click[back to search]"
+            return _respond(f"click[{goal.asin.lower()}]")
+        return _respond("click[next >]" if listed else "click[back to search]")
     missing = [
-        value for name, value in goal.options.items() if page.options.get(name) != value and value in page.clickables
+        (name, value)
+        for name, value in goal.options.items()
+        if page.options.get(name) != value and value in page.clickables
     ]
     if missing and rng.random() >= no_options:
-        return f"click[{missing[0]}]"
-    return "click[buy now]"
+        name, value = missing[0]
+        return _respond(f"click[{value}]", thought=f"{name}: {value} ")
+    return _respond("click[buy now]")
+
+
+def _respond(action: str, thought: str = "") -> str:
+    return f"{thought}<action>{action}</action>"
 
 
 def scripted_context(skills: SkillLibrary, task_type: str, rng: random.Random) -> tuple[str, str]:
@@ -255,7 +260,7 @@ def warm_start(
     layers: int = 4,
     learning_rate: float = 3e-3,
     batch_tokens: int = 6_000,
-    observation_share: float = 0.2,
+    observation_share: float = 0.5,
 ) -> Qwen3ForCausalLM:
     """
     Train a small Qwen3 from scratch, one pass over the conversations.
@@ -273,8 +278,8 @@ def warm_start(
             Peak of the cosine schedule.
         batch_tokens (`int`, *optional*, defaults to `6_000`):
             Tokens of a batch, padding included.
-        observation_share (`float`, *optional*, defaults to `0.2`):
-            Share of the environment's tokens that are predicted too, and their weight: it teaches reading.
+        observation_share (`float`, *optional*, defaults to `0.5`):
+            Share of the environment's tokens that are predicted too: it teaches reading.
 
     Returns:
         [`~transformers.Qwen3ForCausalLM`]: the model.
@@ -286,7 +291,7 @@ def warm_start(
         intermediate_size=3 * hidden_size,
         num_hidden_layers=layers,
         num_attention_heads=hidden_size // 32,
-        num_key_value_heads=hidden_size // 64,
+        num_key_value_heads=hidden_size // 32,
         head_dim=32,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
@@ -295,7 +300,7 @@ def warm_start(
         pad_token_id=tokenizer.pad_token_id,
     )
     model = Qwen3ForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     batches = _batches(conversations, batch_tokens, random.Random(0))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=learning_rate, total_steps=len(batches), pct_start=0.05, cycle_momentum=False
@@ -312,7 +317,7 @@ def warm_start(
         counted = (mask == 1) | ((mask == 0) & (torch.rand(mask.shape) < observation_share))
         losses = torch.nn.functional.cross_entropy(model.lm_head(hidden[counted]), targets[counted], reduction="none")
         of_response = mask[counted] == 1
-        loss = losses[of_response].mean() + 0.3 * losses[~of_response].mean()
+        loss = losses[of_response].mean() + losses[~of_response].mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
