@@ -320,7 +320,7 @@ def warm_start(
     for batch in progress:
         ids, mask = (
             pad([torch.tensor(conversation[part]) for conversation in batch], padding_value=value)
-            for part, value in ((0, model.config.pad_token_id), (1, -1))
+            for part, value in ((0, 0), (1, -1))
         )
         # padding is on the right and attention is causal: no attention mask is needed, and none is faster
         hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
