@@ -121,7 +121,7 @@ ERRORS = {
     "other skills": (0.15, 0.25, 0.2, 0.01),
     "none": (0.25, 0.4, 0.4, 0.02),
 }
-MAX_TURNS = 8
+MAX_TURNS = 7
 
 
 def scripted_response(env: WebShopEnv, errors: tuple[float, ...], rng: random.Random) -> str:
@@ -381,7 +381,7 @@ def main() -> None:
     model = Qwen3ForCausalLM.from_pretrained(args.output, dtype=torch.float32)
     panel = WebShopEnv.dataset("validation").select(range(128))
     rollout = policy_rollout(
-        model, tokenizer, WebShopEnv, max_turns=MAX_TURNS, max_response_length=24, max_completion_length=1200
+        model, tokenizer, WebShopEnv, max_turns=MAX_TURNS, max_response_length=20, max_completion_length=720
     )
     results = {
         name: summarize([episode_record(episode) for episode in evaluate(rollout, panel, skills=context)])

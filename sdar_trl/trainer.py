@@ -421,8 +421,9 @@ def _with_environment_reward(reward_funcs: Any, args: SDARConfig, environment_fa
     def environment_reward(environment_reward: list[float | None], **kwargs: Any) -> list[float | None]:
         return environment_reward
 
-    if inspect.isclass(environment_factory):
-        environment_reward.__name__ = environment_factory.__name__
+    if not isinstance(environment_factory, dict):  # logged under the environment's name, as in TRL
+        kind = environment_factory if inspect.isclass(environment_factory) else type(environment_factory())
+        environment_reward.__name__ = kind.__name__
     if not isinstance(reward_funcs, list):
         reward_funcs = [] if reward_funcs is None else [reward_funcs]
     weights: Any = args.reward_weights

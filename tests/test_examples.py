@@ -39,7 +39,7 @@ def test_the_demo_script_trains_evaluates_and_writes_its_results(tmp_path):
 
 
 def test_a_checkpoint_is_evaluated_with_and_without_skills(tmp_path):
-    limits = ("--max_turns", "8", "--max_response_length", "24", "--max_completion_length", "1200")
+    limits = ("--max_turns", "7", "--max_response_length", "20", "--max_completion_length", "720")
     output = run(
         *(sys.executable, "examples/evaluate.py", "--panel_size", "8", "--skills", "both", *limits),
         *("--json", str(tmp_path / "results.json")),
