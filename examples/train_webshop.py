@@ -20,11 +20,13 @@ GRPO alone:
 """
 
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from sdar_trl import SDARConfig, SDARTrainer, SkillLibrary
@@ -89,6 +91,9 @@ def main() -> None:
     parser = TrlParser((ScriptArguments, SDARConfig, ModelConfig))  # type: ignore[arg-type]
     parser.set_defaults_with_config(**DEMO)
     script_args, training_args, model_args = parser.parse_args_and_config()
+
+    if not torch.cuda.is_available():  # `accelerate launch` leaves each process one CPU thread
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // training_args.world_size))
 
     model_path = policy_path(model_args.model_name_or_path)
     training_args.model_init_kwargs = {

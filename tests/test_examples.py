@@ -10,6 +10,8 @@ from pathlib import Path
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sdar_trl.tiny import TINY_POLICY
+
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,3 +70,15 @@ def test_the_configurations_parse():
         parser = TrlParser((ScriptArguments, SDARConfig, ModelConfig))
         _, config, _ = parser.parse_args_and_config(["--config", str(path), "--bf16", "false"])
         assert config.num_generations == 8
+
+
+def test_the_readmes_python_example_trains(tmp_path):
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    small = (
+        f'output_dir="{tmp_path}", max_steps=1, per_device_train_batch_size=4, num_generations=4, max_turns=2, '
+        'max_response_length=8, report_to="none", save_strategy="no", bf16=False, use_cpu=True'
+    )
+    for old, new in {"Qwen/Qwen2.5-3B-Instruct": TINY_POLICY, 'output_dir="outputs"': small}.items():
+        assert old in code
+        code = code.replace(old, new)
+    run(sys.executable, "-c", code)
