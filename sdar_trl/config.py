@@ -1,10 +1,16 @@
 """SDARConfig: every knob of SDAR, once."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
-from .losses import GATES
+from .divergences import FULL_DIVERGENCES
+from .losses import GATES, SAMPLED_DIVERGENCES, SCHEDULES
+from .methods import METHODS
+
+
+DIVERGENCES = (*SAMPLED_DIVERGENCES, *FULL_DIVERGENCES)
 
 
 @dataclass
@@ -17,16 +23,48 @@ class SDARConfig(GRPOConfig):
     `max_completion_length` differs from [`~trl.GRPOConfig`]: it bounds a whole episode here.
 
     Parameters:
-        > Parameters that control the self-distillation loss
+        > Parameters that control the self-distillation
 
-        sdar_coef (`float`, *optional*, defaults to `0.01`):
-            Weight of the self-distillation loss next to the policy loss (lambda in the paper). With `0.0` the trainer
-            is [`~trl.GRPOTrainer`], and no teacher pass is run.
-        gate (`str`, *optional*, defaults to `"gap"`):
-            What weighs each token of the self-distillation loss. `"gap"` is `sigmoid(gate_beta * gap)`, where the gap
-            is the teacher's log-probability of the sampled token minus the student's.
+        method (`str`, *optional*, defaults to `"sdar"`):
+            Which method's values the parameters marked "the method's" have where they are not given: `"sdar"`,
+            `"grpo"`, `"skill_grpo"`, `"skill_prompt"`, `"opsd"`, `"grpo_opsd"`, `"grpo_opsd_uniform"`, `"skill_sd"`
+            or `"rlsd"`. See `sdar_trl/methods.py`.
+        sdar_coef (`float`, *optional*, defaults to the method's):
+            Weight of the self-distillation loss next to the policy loss (lambda in the paper, 0.01 for SDAR); with
+            `signal="advantage"`, how far the advantages are moved. With `0.0` no teacher pass is run.
+        sdar_coef_schedule (`str`, *optional*, defaults to the method's):
+            How `sdar_coef` changes over the steps: `"constant"`, `"linear"` or `"cosine"` down to 0, or `"warmup"`
+            linearly up from 0.
+        policy_coef (`float`, *optional*, defaults to the method's):
+            Weight of TRL's loss, the KL to the reference model included.
+        signal (`str`, *optional*, defaults to the method's):
+            Where the teacher's signal goes: `"loss"` adds a loss, `"advantage"` moves each token's advantage (RLSD).
+        advantage_clip (`float`, *optional*, defaults to `0.2`):
+            With `signal="advantage"`, half-width of the range around 1 of the factor of an advantage.
+        divergence (`str`, *optional*, defaults to the method's):
+            What is minimised: `"sampled_reverse_kl"` (SDAR), `"sampled_k3"`, `"sampled_k3_weighted"` (Skill-SD) and
+            `"sampled_score"` look at the sampled token, `"reverse_kl"`, `"forward_kl"` and `"jsd"` at the whole
+            vocabulary. Their gradients are derived in docs/objective.md.
+        divergence_top_k (`int`, *optional*):
+            Reduces a whole-vocabulary divergence to the teacher's likeliest tokens at each position and one bucket
+            for all others.
+        gate (`str`, *optional*, defaults to the method's):
+            What weighs each token of the self-distillation loss: `"gap"` is `sigmoid(gate_beta * gap)`, where the gap
+            is the teacher's log-probability of the sampled token minus the student's, `"entropy"` and `"soft_or"`
+            look at the student's entropy too, `"uniform"` is 0.5, `"none"` is 1. A gate of your own goes to the
+            trainer.
         gate_beta (`float`, *optional*, defaults to `5.0`):
             Sharpness of the gate (beta in the paper; not the KL coefficient, which TRL calls `beta`).
+        gate_beta_schedule (`str`, *optional*, defaults to `"constant"`):
+            How `gate_beta` changes over the steps, as `sdar_coef_schedule`.
+        schedule_steps (`int`, *optional*, defaults to the method's):
+            Steps that the schedules take; afterwards they stay where they end. If `None`, all steps of the training.
+        normalize_entropy (`bool`, *optional*, defaults to `False`):
+            Divide the entropy by the logarithm of the vocabulary's size before it reaches the gate, so that it lies
+            in [0, 1]. The paper does not.
+        student_skills (`str`, *optional*, defaults to the method's):
+            When the student reads the skills: `"never"` (SDAR), `"train"` (Skill-GRPO), `"eval"` (skill prompting) or
+            `"always"`.
 
         > Parameters that control what the teacher reads
 
@@ -63,24 +101,102 @@ class SDARConfig(GRPOConfig):
         },
     )
 
-    sdar_coef: float = field(
-        default=0.01,
+    # `None` stands for the method's value and is gone after `__post_init__`
+    method: str = field(
+        default="sdar",
         metadata={
-            "help": "Weight of the self-distillation loss next to the policy loss (lambda in the paper). With 0.0 the "
-            "trainer is GRPOTrainer, and no teacher pass is run."
+            "help": "Which method's values the parameters below have where they are not given; see "
+            "sdar_trl/methods.py.",
+            "choices": list(METHODS),
+        },
+    )
+    sdar_coef: float = field(
+        default=None,  # type: ignore[assignment]
+        metadata={
+            "help": "Weight of the self-distillation loss next to the policy loss (lambda in the paper), by default "
+            "the method's (SDAR: 0.01). With signal='advantage', how far the advantages are moved. With 0.0 no "
+            "teacher pass is run."
+        },
+    )
+    sdar_coef_schedule: str = field(
+        default=None,  # type: ignore[assignment]
+        metadata={
+            "help": "How sdar_coef changes over the steps: constant, 'linear' or 'cosine' down to 0, or 'warmup' "
+            "linearly up from 0. By default the method's.",
+            "choices": list(SCHEDULES),
+        },
+    )
+    policy_coef: float = field(
+        default=None,  # type: ignore[assignment]
+        metadata={
+            "help": "Weight of TRL's loss, the KL to the reference model included. By default the method's (SDAR: 1)."
+        },
+    )
+    signal: str = field(
+        default=None,  # type: ignore[assignment]
+        metadata={
+            "help": "Where the teacher's signal goes: 'loss' adds a loss, 'advantage' moves each token's advantage "
+            "(RLSD). By default the method's.",
+            "choices": ["loss", "advantage"],
+        },
+    )
+    advantage_clip: float = field(
+        default=0.2,
+        metadata={"help": "With signal='advantage', half-width of the range around 1 of the factor of an advantage."},
+    )
+    divergence: str = field(
+        default=None,  # type: ignore[assignment]
+        metadata={
+            "help": "What is minimised. The sampled_ ones look at the sampled token, 'reverse_kl', 'forward_kl' and "
+            "'jsd' at the whole vocabulary. By default the method's (SDAR: sampled_reverse_kl).",
+            "choices": list(DIVERGENCES),
+        },
+    )
+    divergence_top_k: int | None = field(
+        default=None,
+        metadata={
+            "help": "Reduces a whole-vocabulary divergence to the teacher's likeliest tokens at each position and one "
+            "bucket for all others."
         },
     )
     gate: str = field(
-        default="gap",
+        default=None,  # type: ignore[assignment]
         metadata={
             "help": "What weighs each token of the self-distillation loss. 'gap' is sigmoid(gate_beta * gap), where "
-            "the gap is the teacher's log-probability of the sampled token minus the student's.",
+            "the gap is the teacher's log-probability of the sampled token minus the student's; 'entropy' and "
+            "'soft_or' look at the student's entropy too, 'uniform' is 0.5, 'none' is 1. By default the method's.",
             "choices": list(GATES),
         },
     )
     gate_beta: float = field(
         default=5.0,
         metadata={"help": "Sharpness of the gate (beta in the paper; not the KL coefficient, TRL's `beta`)."},
+    )
+    gate_beta_schedule: str = field(
+        default="constant",
+        metadata={"help": "How gate_beta changes over the steps, as sdar_coef.", "choices": list(SCHEDULES)},
+    )
+    schedule_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "Steps that the schedules take; afterwards they stay where they end. By default the method's, or "
+            "all steps of the training."
+        },
+    )
+    normalize_entropy: bool = field(
+        default=False,
+        metadata={
+            "help": "Divide the entropy by the logarithm of the vocabulary's size before it reaches the gate, so that "
+            "it lies in [0, 1]. The paper does not."
+        },
+    )
+    student_skills: str = field(
+        default=None,  # type: ignore[assignment]
+        metadata={
+            "help": "When the student reads the skills: 'never' (SDAR), 'train' (Skill-GRPO), 'eval' (skill "
+            "prompting) or 'always'. By default the method's.",
+            "choices": ["never", "train", "eval", "always"],
+        },
     )
 
     context_role: str = field(
@@ -115,19 +231,58 @@ class SDARConfig(GRPOConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        self._check_one_of("method", METHODS)
+        for name, value in METHODS[self.method].items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
         for name, allowed in {
-            "gate": tuple(GATES),
+            "sdar_coef_schedule": SCHEDULES,
+            "signal": ("loss", "advantage"),
+            "divergence": DIVERGENCES,
+            "gate": GATES,
+            "gate_beta_schedule": SCHEDULES,
+            "student_skills": ("never", "train", "eval", "always"),
             "context_role": ("system", "user"),
             "teacher_overflow": ("error", "skip"),
         }.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-        for name in ("sdar_coef", "gate_beta", "invalid_action_penalty"):
+            self._check_one_of(name, allowed)
+        for name in ("sdar_coef", "policy_coef", "advantage_clip", "gate_beta", "invalid_action_penalty"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        for name in ("max_turns", "max_response_length"):
-            if getattr(self, name) < 1:
+        for name in ("max_turns", "max_response_length", "schedule_steps", "divergence_top_k"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        self._check_combinations()
+
+    def _check_one_of(self, name: str, allowed: Iterable[str]) -> None:
+        if getattr(self, name) not in allowed:
+            raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+
+    def _check_combinations(self) -> None:
+        if self.signal == "advantage":
+            if self.gate != "none" or self.divergence in FULL_DIVERGENCES:
+                raise ValueError(
+                    f"`signal='advantage'` moves advantages by the gap alone; got gate={self.gate!r} and "
+                    f"divergence={self.divergence!r}. Set `gate='none'` and a sampled divergence, or `signal='loss'`."
+                )
+            if self.policy_coef == 0 and self.sdar_coef > 0:
+                raise ValueError("`signal='advantage'` works through the policy loss; set `policy_coef` above 0.")
+            if self.sdar_coef > 1 or self.advantage_clip > 1:
+                raise ValueError(
+                    "With `signal='advantage'`, `sdar_coef` and `advantage_clip` lie in [0, 1], lest advantages "
+                    f"change their sign; got {self.sdar_coef} and {self.advantage_clip}."
+                )
+        if self.divergence_top_k is not None and self.divergence not in FULL_DIVERGENCES:
+            raise ValueError(
+                f"`divergence_top_k` reduces a divergence over the whole vocabulary; got {self.divergence!r}, "
+                f"expected one of {', '.join(FULL_DIVERGENCES)}."
+            )
+        if self.student_skills in ("train", "always") and self.sdar_coef > 0:
+            raise ValueError(
+                "The teacher differs from the student by the skills it reads, so the student cannot read them in "
+                f"training as well; got student_skills={self.student_skills!r} with sdar_coef={self.sdar_coef}. Set "
+                "one of them to 'never' or 0."
+            )
         if self.max_completion_length is None:
             raise ValueError("`max_completion_length` must be set: it is the token budget of an episode.")
         if self.remove_unused_columns:

@@ -12,7 +12,8 @@ from scipy.stats import binomtest
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import pad
 
-from .rollout import Chat, Episode, Generate, Rollout
+from .chat import Chat
+from .rollout import Episode, Generate, Rollout
 from .skills import SkillLibrary
 from .teacher import SkillContext, add_context, default_system_text
 from .trainer import SDARTrainer
@@ -260,7 +261,7 @@ def evaluate_trainer(
             Seed of the sampling.
 
     Returns:
-        [`PanelResult`]: the same on every process. The policy reads no skills.
+        [`PanelResult`]: the same on every process. The policy reads no skills, unless `student_skills` says so.
     """
     index, count = trainer.accelerator.process_index, trainer.accelerator.num_processes
     rows = list(tasks)
@@ -272,7 +273,9 @@ def evaluate_trainer(
     episodes: list[Episode] = []
     with _seeded(seed + index):
         for start in batches:
-            episodes += trainer.rollout.play(rows[start : start + batch_size * count][index::count])
+            episodes += trainer.rollout.play(
+                rows[start : start + batch_size * count][index::count], trainer.student_context
+            )
     trainer.model.train(was_training)
     backend.temperature = training_temperature
     return summarize(gather_object([episode_record(episode) for episode in episodes]))

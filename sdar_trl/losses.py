@@ -2,9 +2,11 @@
 
 Shapes: B rows (episodes), T completion tokens. Log-probabilities, gaps and entropies are in nats.
 
-Source of the formulas: "Self-Distilled Agentic Reinforcement Learning" (arXiv 2605.15155).
+Source of the formulas: "Self-Distilled Agentic Reinforcement Learning" (arXiv 2605.15155) and its official code, which
+also give those of the baselines. What the gradients are in expectation is derived in docs/objective.md.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -33,34 +35,141 @@ def teacher_student_gap(teacher_logps: torch.Tensor, student_logps: torch.Tensor
     return (teacher_logps - student_logps).detach()
 
 
+# Gates
+
+
 def gap_gate(gap: torch.Tensor, entropy: torch.Tensor, beta: float) -> torch.Tensor:
     """`g_t = sigmoid(beta * Delta_t)`: near 1 for tokens the teacher endorses, fading softly for those it rejects."""
     return torch.sigmoid(beta * gap)
 
 
-GATES: dict[str, Gate] = {"gap": gap_gate}
+def entropy_gate(gap: torch.Tensor, entropy: torch.Tensor, beta: float) -> torch.Tensor:
+    """`g_t = sigmoid(beta * h_t)`: never below one half, near 1 where the student is undecided."""
+    return torch.sigmoid(beta * entropy)
 
 
-def distillation_loss(
-    student_logps: torch.Tensor, teacher_logps: torch.Tensor, gate_weights: torch.Tensor
+def soft_or_gate(gap: torch.Tensor, entropy: torch.Tensor, beta: float) -> torch.Tensor:
+    """
+    `g_t = sigmoid(beta * (1 - (1 - h_t) * (1 - Delta_t)))`: near 1 where either is large.
+
+    It reads as an "or" while both are at most 1; above, the product changes its sign. With `normalize_entropy` the
+    entropy is.
+    """
+    return torch.sigmoid(beta * (1 - (1 - entropy) * (1 - gap)))
+
+
+def uniform_gate(gap: torch.Tensor, entropy: torch.Tensor, beta: float) -> torch.Tensor:
+    """One half everywhere: what any sigmoid gate is at `beta = 0`, and what the official code runs as "GRPO+OPSD"."""
+    return torch.full_like(gap, 0.5)
+
+
+def no_gate(gap: torch.Tensor, entropy: torch.Tensor, beta: float) -> torch.Tensor:
+    """Weight 1 everywhere."""
+    return torch.ones_like(gap)
+
+
+GATES: dict[str, Gate] = {
+    "gap": gap_gate,
+    "entropy": entropy_gate,
+    "soft_or": soft_or_gate,
+    "uniform": uniform_gate,
+    "none": no_gate,
+}
+
+
+# Divergences estimated from the sampled token
+
+Divergence = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Maps log-probabilities of the sampled tokens (student's, with gradient; teacher's; student's when it sampled) to a
+loss per token; all have shape (B, T), nats."""
+
+
+def sampled_reverse_kl(student: torch.Tensor, teacher: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """
+    SDAR's own: `l_t = log pi_T - log pi_theta`, with gradient `-grad log pi_theta(y_t)`.
+
+    The value is an estimate of the reverse KL, with its sign turned; the gradient is not the reverse KL's: with a
+    constant gate it is zero in expectation. See docs/objective.md.
+    """
+    return teacher - student
+
+
+def sampled_k3(student: torch.Tensor, teacher: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """
+    `k3 = exp(-l) - 1 + l` with `l = log pi_theta - log pi_T`, `-l` capped at 20: an estimate of the reverse KL that is
+    never negative. Its gradient, on policy, is the *forward* KL's in expectation.
+    """
+    log_ratio = student - teacher
+    return torch.exp((-log_ratio).clamp(max=20)) - 1 + log_ratio
+
+
+def sampled_k3_weighted(student: torch.Tensor, teacher: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """
+    Skill-SD's: `rho_t * k3` with the importance ratio `rho_t = exp(log pi_theta - log pi_old)`, its exponent capped at
+    10. The gradient goes through the ratio, which makes it the reverse KL's in expectation.
+    """
+    return torch.exp((student - old).clamp(max=10)) * sampled_k3(student, teacher, old)
+
+
+def sampled_score(student: torch.Tensor, teacher: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """
+    Score-function form: `(log pi_theta - log pi_T) * log pi_theta`, the first factor a constant. On policy its
+    gradient is the reverse KL's in expectation. Its value means nothing.
+    """
+    return (student - teacher).detach() * student
+
+
+SAMPLED_DIVERGENCES: dict[str, Divergence] = {
+    "sampled_reverse_kl": sampled_reverse_kl,
+    "sampled_k3": sampled_k3,
+    "sampled_k3_weighted": sampled_k3_weighted,
+    "sampled_score": sampled_score,
+}
+
+
+# The signal in the advantage
+
+
+def rlsd_advantages(
+    advantages: torch.Tensor, gap: torch.Tensor, weight: float, clip: float, mask: torch.Tensor
 ) -> torch.Tensor:
     """
-    Token-gated self-distillation loss of each token: `l_t = g_t * (log pi_T - log pi_theta)`.
+    RLSD's token advantages: `A_t = A * ((1 - w) + w * clip(exp(sign(A) * Delta_t), 1 - clip, 1 + clip))`.
 
-    Gate and teacher are constants, so the gradient is `-g_t * grad log pi_theta(y_t)`.
+    A token that the teacher endorses gets more of the credit, and less of the blame; the sign stays the reward's.
 
     Args:
-        student_logps (`torch.Tensor`):
-            Student log-probabilities of the sampled tokens, with gradient, shape (B, T).
-        teacher_logps (`torch.Tensor`):
-            Teacher log-probabilities of the same tokens, shape (B, T).
-        gate_weights (`torch.Tensor`):
-            The gate's weights, shape (B, T).
+        advantages (`torch.Tensor`):
+            Advantage of each episode, shape (B,).
+        gap (`torch.Tensor`):
+            Teacher-student gap in nats, at the weights that sampled the tokens, shape (B, T).
+        weight (`float`):
+            `w`; 0 leaves every token the advantage of its episode.
+        clip (`float`):
+            Half-width of the factor's range around 1.
+        mask (`torch.Tensor`):
+            1 for the tokens that have a teacher; the others keep their episode's advantage. Shape (B, T) or (B, 1).
 
     Returns:
-        `torch.Tensor`: loss per token in nats, shape (B, T).
+        `torch.Tensor`: advantages, shape (B, T).
     """
-    return gate_weights.detach() * (teacher_logps.detach() - student_logps)
+    advantages = advantages.unsqueeze(1)
+    factor = torch.exp((torch.sign(advantages) * gap).clamp(-20, 20)).clamp(1 - clip, 1 + clip)
+    return advantages * (1 + weight * mask * (factor - 1))
+
+
+# Schedules
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1 - progress,
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+    "warmup": lambda progress: progress,
+}
+"""Factor of a coefficient by the share of the schedule that is done, in [0, 1]: `"linear"` and `"cosine"` end at 0."""
+
+
+# Reduction
 
 
 def aggregate_loss(

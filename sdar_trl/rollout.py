@@ -4,20 +4,19 @@ A conversation grows by appending token ids. What the policy sampled is never de
 observations are rendered, and the joint falls on the special token that ends an assistant turn.
 """
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
+from .chat import Chat, Message
 from .envs import TextEnv
 
 
 logger = logging.getLogger(__name__)
 
-Message = dict[str, Any]
 Generate = Callable[[list[list[int]]], tuple[list[list[int]], list[list[float]] | None]]
 """Token ids so far of each running episode -> response ids, and their log-probs (nats) if the backend gives them."""
 
@@ -144,70 +143,6 @@ class Episode:
             "env_mask": env_mask,
             "logprobs": logprobs if has_logprobs else None,
         }
-
-
-def render_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **kwargs: Any) -> str:
-    """The messages as text, by the tokenizer's chat template."""
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, **kwargs))
-
-
-class Chat:
-    """
-    Renders the parts of a conversation with the tokenizer's chat template.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer with a chat template.
-        template_kwargs (`dict[str, Any]`, *optional*):
-            Passed on to `apply_chat_template`, e.g. `{"enable_thinking": False}`.
-
-    Raises:
-        `ValueError`: if the template does not end an assistant turn with a special token.
-    """
-
-    _ASSISTANT = "ASSISTANTSAID"  # stands for a past response; templates render it verbatim
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template_kwargs: dict[str, Any] | None = None):
-        self.tokenizer = tokenizer
-        self.template_kwargs = template_kwargs or {}
-        self.end_of_turn_id = self._tail_ids("observation")[0]
-        if self.end_of_turn_id not in tokenizer.all_special_ids:
-            raise ValueError(
-                "The chat template must end an assistant turn with a special token, so that a conversation can grow "
-                f"by appending ids; got {tokenizer.decode([self.end_of_turn_id])!r} after the assistant's text."
-            )
-
-    def _render(self, messages: list[Message]) -> str:
-        return render_chat(self.tokenizer, messages, add_generation_prompt=True, **self.template_kwargs)
-
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def _tail_ids(self, observation: str) -> list[int]:
-        """Ids that follow an assistant's text when a user message follows: its end-of-turn token comes first."""
-        conversation = [
-            {"role": "user", "content": "dummy"},
-            {"role": "assistant", "content": self._ASSISTANT},
-            {"role": "user", "content": observation},
-        ]
-        return self._encode(self._render(conversation).split(self._ASSISTANT, 1)[1])
-
-    def prompt_ids(self, messages: list[Message]) -> list[int]:
-        """Ids of the messages, up to where the assistant's first response begins."""
-        return self._encode(self._render(messages))
-
-    def observation_ids(self, observation: str, previous_response: Sequence[int]) -> list[int]:
-        """
-        Ids to append after a response so that the assistant can respond to `observation`.
-
-        A response that was cut before its end-of-turn token gets that token here, as part of the environment's text.
-        """
-        tail = self._tail_ids(observation)
-        return tail[1:] if previous_response[-1] == self.end_of_turn_id else tail
-
-    def decode(self, ids: list[int]) -> str:
-        """Text of a response, without special tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
 WithContext = Callable[[list[Episode]], list[list[Message]]]
@@ -389,3 +324,42 @@ class Rollout:
             seat.env.close()
         except Exception:
             logger.warning("Closing the failed environment failed too.", exc_info=True)
+
+
+def is_text_environment(environment_factory: Any) -> bool:
+    """
+    Whether environments are played by the text-action loop: those with a `step` method are.
+
+    Args:
+        environment_factory (`Callable` or `dict[str, Callable]`, *optional*):
+            Makes environments.
+
+    Returns:
+        `bool`: `False` for TRL's own kind, whose methods are tools, and for none at all.
+
+    Raises:
+        `ValueError`: if there are both kinds.
+    """
+    if environment_factory is None:
+        return False
+    factories = environment_factory if isinstance(environment_factory, dict) else {"": environment_factory}
+    kinds = {name: hasattr(f if inspect.isclass(f) else f(), "step") for name, f in factories.items()}
+    if len(set(kinds.values())) > 1:
+        raise ValueError(
+            "Environments with a `step` method and tool environments cannot be mixed in one run; got "
+            f"{ {name: 'text' if text else 'tools' for name, text in kinds.items()} }."
+        )
+    return all(kinds.values())
+
+
+def environment_reward(environment_factory: Any) -> Callable[..., list[float | None]]:
+    """The episodes' returns as a reward function, logged under the environment's name, as in TRL."""
+
+    def reward(environment_reward: list[float | None], **kwargs: Any) -> list[float | None]:
+        return environment_reward
+
+    reward.__name__ = "environment_reward"
+    if not isinstance(environment_factory, dict):
+        kind = environment_factory if inspect.isclass(environment_factory) else type(environment_factory())
+        reward.__name__ = kind.__name__
+    return reward

@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import pad
 
-from .rollout import Episode, Message, render_chat
+from .chat import Message, render_chat
+from .rollout import Episode
 from .skills import KeywordRetriever, SkillLibrary, format_skills
 
 

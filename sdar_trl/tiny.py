@@ -22,8 +22,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from trl.trainer.utils import pad
 
+from .chat import Chat
 from .envs import WebShopEnv
-from .rollout import Chat
 from .skills import Skill, SkillLibrary, format_skills
 from .teacher import add_context
 
@@ -381,7 +381,7 @@ def main() -> None:
     model = Qwen3ForCausalLM.from_pretrained(args.output, dtype=torch.float32)
     panel = WebShopEnv.dataset("validation").select(range(128))
     rollout = policy_rollout(
-        model, tokenizer, WebShopEnv, max_turns=MAX_TURNS, max_response_length=20, max_completion_length=720
+        model, tokenizer, WebShopEnv, max_turns=MAX_TURNS, max_response_length=20, max_completion_length=800
     )
     results = {
         name: summarize([episode_record(episode) for episode in evaluate(rollout, panel, skills=context)])

@@ -4,6 +4,7 @@ One step, top to bottom:
 
 1. `_generate_and_score_completions`: TRL calls `_play_episodes` for the rollout, computes rewards and advantages; then
    `_teacher_pass` scores the same completions with privileged context in the prompt.
+   With `signal="advantage"`, each token's advantage is moved there (RLSD), and step 2 is TRL's alone.
 2. `_compute_loss`: TRL's own forward and policy loss; the log-probs of that forward meet the teacher's in
    `_distillation_loss`, and the two losses are added.
 
@@ -11,13 +12,14 @@ Private names of TRL this file relies on are listed in `TRL_HOOKS`.
 """
 
 import copy
-import inspect
+import math
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import is_peft_model
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from transformers import (
     BitsAndBytesConfig,
@@ -26,13 +28,25 @@ from transformers import (
     ProcessorMixin,
     TrainerCallback,
 )
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import get_config_model_id
 
+from .chat import Chat, Message
 from .config import SDARConfig
-from .losses import GATES, aggregate_loss, distillation_loss, teacher_student_gap
-from .rollout import Chat, Episode, Rollout, StopReason, Turn
+from .divergences import FULL_DIVERGENCES, VocabularyDivergence
+from .losses import (
+    GATES,
+    SAMPLED_DIVERGENCES,
+    SCHEDULES,
+    Gate,
+    aggregate_loss,
+    rlsd_advantages,
+    teacher_student_gap,
+)
+from .metrics import Metrics, add_episodes, add_rows, add_token_means
+from .rollout import Episode, Rollout, StopReason, Turn, environment_reward, is_text_environment
 from .skills import SkillLibrary
 from .teacher import (
     SkillContext,
@@ -120,11 +134,16 @@ class SDARTrainer(GRPOTrainer):
             one without is TRL's own kind, whose methods are tools.
         skills ([`SkillLibrary`] or `TeacherContext`, *optional*):
             What the teacher reads: a library, from which skills are retrieved by keyword, or any function from
-            finished episodes to texts. Required unless `sdar_coef` is 0.
+            finished episodes to texts. Required unless `sdar_coef` is 0. Where the student reads skills too
+            (`student_skills`), a library is required.
+        gate (`Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]`, *optional*):
+            A gate of your own, used instead of `args.gate`: from gap and entropy (nats, shape (B, T), without
+            gradient) and `gate_beta` to the weights, shape (B, T).
 
     Raises:
-        `ValueError`: if `sdar_coef` is above 0 without `skills`, if text environments are mixed with tool
-            environments, or if the chat template has no place for the context.
+        `ValueError`: if `skills` are missing where the teacher or the student reads them, if text environments are
+            mixed with tool environments, if the chat template has no place for the context, or if the weights are
+            sharded while a divergence needs the whole output layer.
     """
 
     args: SDARConfig
@@ -166,6 +185,7 @@ class SDARTrainer(GRPOTrainer):
         tools: list[Callable] | None = None,
         environment_factory: Any = None,
         skills: SkillLibrary | TeacherContext | None = None,
+        gate: Gate | None = None,
     ):
         if args is None:
             model_name = model if isinstance(model, str) else get_config_model_id(model.config)
@@ -175,15 +195,26 @@ class SDARTrainer(GRPOTrainer):
                 f"`sdar_coef` is {args.sdar_coef}, but the teacher has nothing to read. Pass `skills`, e.g. "
                 '`SkillLibrary.bundled("webshop")`, or set `sdar_coef=0` to train with GRPO alone.'
             )
+        if args.student_skills != "never" and not isinstance(skills, (SkillLibrary, SkillContext)):
+            raise ValueError(
+                f"`student_skills` is {args.student_skills!r}, so `skills` must be a `SkillLibrary`; got {skills!r}."
+            )
         self.teacher_context: Any = SkillContext(skills) if isinstance(skills, SkillLibrary) else skills
+        self._gate = gate or GATES[args.gate]
 
         rollout_func = None
-        text_environments = _is_text_environment(environment_factory)
+        text_environments = is_text_environment(environment_factory)
         if text_environments:
             if tools:
                 raise ValueError("`tools` are for TRL's tool loop; an environment with `step` takes actions as text.")
             rollout_func = self._play_episodes
-            reward_funcs, args = _with_environment_reward(reward_funcs, args, environment_factory)
+            if not isinstance(reward_funcs, list):
+                reward_funcs = [] if reward_funcs is None else [reward_funcs]
+            reward_funcs = [*reward_funcs, environment_reward(environment_factory)]  # as TRL adds `get_reward`
+            weights: Any = args.reward_weights
+            if weights is not None:
+                args = copy.copy(args)  # the caller's stays as it is
+                args.reward_weights = [*weights, 1.0]
 
         super().__init__(
             model=model,
@@ -224,15 +255,39 @@ class SDARTrainer(GRPOTrainer):
             )
         self._max_teacher_length = args.max_teacher_length or context_length
         self._default_system = ""
-        if args.sdar_coef > 0 and args.context_role == "system":
+        skills_are_read = args.sdar_coef > 0 or args.student_skills != "never"
+        if skills_are_read and args.context_role == "system":
             self._default_system = default_system_text(self._tokenizer, template_kwargs)
+        self._vocabulary_divergence: VocabularyDivergence | None = None
+        if args.sdar_coef > 0 and args.divergence in FULL_DIVERGENCES:
+            if is_deepspeed_zero3_enabled() or self.is_fsdp_enabled:
+                raise ValueError(
+                    f"`divergence={args.divergence!r}` needs the whole output layer on every process, which ZeRO-3 "
+                    f"and FSDP shard. Use one of {', '.join(SAMPLED_DIVERGENCES)}, or DDP or ZeRO-2."
+                )
+            split: Any = args.steps_per_generation
+            self._vocabulary_divergence = VocabularyDivergence(
+                args.divergence,
+                args.divergence_top_k,
+                self.model.get_base_model() if is_peft_model(self.model) else self.model,
+                self.temperature,
+                keep_head=split * args.num_iterations > args.gradient_accumulation_steps,
+            )
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        if self.args.policy_coef == 0 and self.args.sdar_coef == 0:
+            raise ValueError(
+                f"`method={self.args.method!r}` trains nothing: `policy_coef` and `sdar_coef` are both 0. Evaluate "
+                "instead, with `trainer.evaluate()` or `sdar_trl.evaluation.evaluate_trainer`."
+            )
+        return super().train(*args, **kwargs)
 
     # Rollout
 
     def _play_episodes(self, prompts: list, trainer: GRPOTrainer) -> dict[str, list]:
         """TRL's `rollout_func`. It is given the prompts alone; the tasks they belong to are in `self._tasks`."""
-        self._episodes = self.rollout.play(self._tasks)
-        self._log_episodes(self._episodes)
+        self._episodes = self.rollout.play(self._tasks, self.student_context)
+        add_episodes(self._mode_metrics, self._episodes)
         rows = [episode.row(self._tokenizer.pad_token_id) for episode in self._episodes]
         output: dict[str, Any] = {key: [row[key] for row in rows] for key in rows[0]}
         if rows[0]["logprobs"] is None:
@@ -258,23 +313,39 @@ class SDARTrainer(GRPOTrainer):
         return super()._tokenize_prompts(prompts)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if self.rollout_func is None and self.student_context is not None:
+            prompts = self.student_context([Episode(row, []) for row in inputs])
+            inputs = [{**row, "prompt": prompt} for row, prompt in zip(inputs, prompts, strict=True)]
         self._tasks = [dict(row) for row in inputs]
         output = super()._generate_and_score_completions(inputs)
-        if self.args.sdar_coef > 0:
+        # a coefficient that has come down to 0 stays there; one that warms up is needed before it is used
+        if self._scheduled("sdar_coef") > 0 or (self.args.sdar_coef > 0 and self.args.sdar_coef_schedule == "warmup"):
             output.update(self._teacher_pass(output))
+            if self.args.signal == "advantage":
+                output["advantages"] = self._token_advantages(output)
         return output
+
+    @property
+    def student_context(self) -> Callable[[list[Episode]], list[list[Message]]] | None:
+        """What puts skills into the student's prompts, where it reads them in the current mode."""
+        mode = "train" if self.model.training else "eval"
+        return self._prompts_with_context if self.args.student_skills in (mode, "always") else None
+
+    def _prompts_with_context(self, episodes: list[Episode]) -> list[list[Message]]:
+        self._contexts = self.teacher_context(episodes)
+        return [
+            add_context(episode.task["prompt"], context, self.args.context_role, self._default_system)
+            for episode, context in zip(episodes, self._contexts, strict=True)
+        ]
 
     # Teacher
 
     def _teacher_pass(self, output: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Log-probs of the student's completions under the same weights with context: `teacher_per_token_logps`, shape
-        (B, T), and `teacher_mask`, shape (B, 1), 0 for the rows that have no teacher."""
+        (B, T), and `teacher_mask`, shape (B, 1), 0 for the rows that have no teacher. For a divergence over the
+        vocabulary also `teacher_hidden`, shape (B, T, H), or `teacher_top_logps` and `teacher_top_ids`, (B, T, K)."""
         episodes = self._episodes if self.rollout_func is not None else self._tool_episodes(output)
-        contexts = self.teacher_context(episodes)
-        messages = [
-            add_context(episode.task["prompt"], context, self.args.context_role, self._default_system)
-            for episode, context in zip(episodes, contexts, strict=True)
-        ]
+        messages = self._prompts_with_context(episodes)
         prompts, fits = fit_teacher_rows(
             super()._tokenize_prompts(messages)[0],
             [episode.prompt_ids for episode in episodes],
@@ -285,28 +356,50 @@ class SDARTrainer(GRPOTrainer):
         input_ids, attention_mask = build_teacher_batch(
             prompts, output["completion_ids"], output["completion_mask"], self._tokenizer.pad_token_id
         )
-        mode = "train" if self.model.training else "eval"
         metrics = {f"sdar/{name}": values for name, values in getattr(self.teacher_context, "metrics", {}).items()}
         metrics["sdar/teacher_overflow"] = [float(not fit) for fit in fits]
         metrics["sdar/context_tokens"] = [
             float(len(prompt) - len(episode.prompt_ids)) for prompt, episode in zip(prompts, episodes, strict=True)
         ]
-        self._log_per_row(metrics)
+        add_rows(self._mode_metrics, self.accelerator, metrics)
 
+        completion_length = output["completion_ids"].size(1)
+        with self._hidden_states() as hidden_states:
+            teacher_logps = self._score(input_ids, attention_mask, completion_length)
+        has_teacher = [fit and bool(context) for fit, context in zip(fits, self._contexts, strict=True)]
+        teacher_mask = torch.tensor(has_teacher, device=teacher_logps.device, dtype=teacher_logps.dtype)
+        teacher = {"teacher_per_token_logps": teacher_logps, "teacher_mask": teacher_mask.unsqueeze(1)}
+        if self._vocabulary_divergence is not None:
+            teacher.update(self._vocabulary_divergence.teacher_tensors(hidden_states, completion_length))
+        return teacher
+
+    def _score(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_length: int) -> torch.Tensor:
+        """Log-probs of the last `completion_length` tokens of each row, without gradient and without dropout."""
+        training = self.model.training
+        self.model.eval()
         checkpointing: Any = self.args.gradient_checkpointing_kwargs
-        self.model.eval()  # dropout would make the teacher noisy
         with torch.no_grad(), disable_gradient_checkpointing(self.model, checkpointing):
-            teacher_logps, _, _ = self._get_per_token_logps_and_entropies(
+            logps, _, _ = self._get_per_token_logps_and_entropies(
                 self.model,
                 input_ids,
                 attention_mask,
-                output["completion_ids"].size(1),
+                completion_length,
                 batch_size=self.args.per_device_train_batch_size,
             )
-        self.model.train(mode == "train")
-        has_teacher = [fit and bool(context) for fit, context in zip(fits, contexts, strict=True)]
-        teacher_mask = torch.tensor(has_teacher, device=teacher_logps.device, dtype=teacher_logps.dtype)
-        return {"teacher_per_token_logps": teacher_logps, "teacher_mask": teacher_mask.unsqueeze(1)}
+        self.model.train(training)
+        return logps
+
+    def _token_advantages(self, output: dict[str, Any]) -> torch.Tensor:
+        """RLSD's advantages, shape (B, T). TRL computes the old log-probs only where it may go off policy."""
+        old_logps = output.get("old_per_token_logps")
+        if old_logps is None:
+            input_ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
+            attention_mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+            old_logps = self._score(input_ids, attention_mask, output["completion_ids"].size(1))
+        gap = teacher_student_gap(output["teacher_per_token_logps"], old_logps)
+        coef = self._scheduled("sdar_coef")
+        self._log_tokens({"sdar/gap_mean": gap}, self._mask(output))
+        return rlsd_advantages(output["advantages"], gap, coef, self.args.advantage_clip, output["teacher_mask"])
 
     def _tool_episodes(self, output: dict[str, Any]) -> list[Episode]:
         """Episodes as TRL's own loop leaves them: one turn, whose response is the whole completion."""
@@ -325,24 +418,46 @@ class SDARTrainer(GRPOTrainer):
         return self._last_forward
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        loss = super()._compute_loss(model, inputs)
+        with self._hidden_states() as hidden_states:
+            loss = self.args.policy_coef * super()._compute_loss(model, inputs)
         student_logps, entropies, _ = self._last_forward  # the one forward of TRL's loss
         self._last_forward = ()
-        if self.args.sdar_coef == 0:
+        if "teacher_mask" not in inputs or self.args.signal == "advantage":
             return loss
-        return loss + self.args.sdar_coef * self._distillation_loss(inputs, student_logps, entropies.detach())
+        distillation_loss = self._distillation_loss(inputs, student_logps, entropies.detach(), hidden_states)
+        return loss + self._scheduled("sdar_coef") * distillation_loss
 
     def _distillation_loss(
-        self, inputs: dict[str, Any], student_logps: torch.Tensor, entropies: torch.Tensor
+        self,
+        inputs: dict[str, Any],
+        student_logps: torch.Tensor,
+        entropies: torch.Tensor,
+        hidden_states: list[torch.Tensor],
     ) -> torch.Tensor:
-        mask = inputs["completion_mask"] * inputs["teacher_mask"]
-        if "tool_mask" in inputs:
-            mask = mask * inputs["tool_mask"]
+        mask = self._mask(inputs)
         gap = teacher_student_gap(inputs["teacher_per_token_logps"], student_logps)
-        gate = GATES[self.args.gate](gap, entropies, self.args.gate_beta)
-        per_token_loss = distillation_loss(student_logps, inputs["teacher_per_token_logps"], gate)
-        self._log_distillation(per_token_loss.detach(), gap, gate, mask)
+        if self.args.normalize_entropy:
+            entropies = entropies / math.log(self.model.config.get_text_config().vocab_size)
+        gate = self._gate(gap, entropies, self._scheduled("gate_beta")).detach()
+        if self._vocabulary_divergence is not None:
+            divergence = self._vocabulary_divergence.per_token(inputs, student_logps, hidden_states, mask)
+        else:
+            old_logps = inputs.get("old_per_token_logps")
+            old_logps = student_logps.detach() if old_logps is None else old_logps
+            divergence = SAMPLED_DIVERGENCES[self.args.divergence](
+                student_logps, inputs["teacher_per_token_logps"], old_logps
+            )
+        per_token_loss = gate * divergence
 
+        self._log_tokens(
+            {
+                "sdar/loss": per_token_loss.detach(),
+                "sdar/gate_mean": gate,
+                "sdar/gate_above_half": (gate > 0.5).float(),
+                "sdar/gap_mean": gap,
+            },
+            mask,
+        )
         # in evaluation, a batch is neither accumulated nor split
         accumulation_steps: int = self.current_gradient_accumulation_steps if self.model.training else 1
         split: Any = self.args.steps_per_generation if self.model.training else 1
@@ -356,78 +471,28 @@ class SDARTrainer(GRPOTrainer):
             window_tokens=window_tokens * accumulation_steps / split,
         )
 
+    def _mask(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """1 for the tokens that the policy sampled and a teacher has read, shape (B, T)."""
+        mask = inputs["completion_mask"] * inputs["teacher_mask"]
+        return mask * inputs["tool_mask"] if "tool_mask" in inputs else mask
+
+    def _scheduled(self, name: str) -> float:
+        """`sdar_coef` or `gate_beta` at the current step."""
+        steps = self.args.schedule_steps or self.state.max_steps
+        progress = min(1.0, self.state.global_step / max(steps, 1))
+        return getattr(self.args, name) * SCHEDULES[getattr(self.args, f"{name}_schedule")](progress)
+
+    def _hidden_states(self) -> AbstractContextManager[list[torch.Tensor]]:
+        """Collects hidden states, if the divergence needs them."""
+        return nullcontext([]) if self._vocabulary_divergence is None else self._vocabulary_divergence.hidden_states()
+
     # Metrics
 
-    def _log_per_row(self, metrics: Mapping[str, list[float]]) -> None:
-        """Add one value per row of every process, so that TRL's plain average weighs all rows alike."""
-        mode = "train" if self.model.training else "eval"
-        for name in sorted(metrics):
-            values = torch.tensor(metrics[name], device=self.accelerator.device)
-            self._metrics[mode][name].extend(self.accelerator.gather(values).tolist())
+    @property
+    def _mode_metrics(self) -> Metrics:
+        return self._metrics["train" if self.model.training else "eval"]
 
-    def _log_episodes(self, episodes: list[Episode]) -> None:
-        records = [
-            {
-                "task_type": episode.task.get("task_type"),
-                "success": float(episode.success),
-                "return": episode.episode_return,
-                "turns": float(len(episode.turns)),
-                "valid_actions": 1 - episode.invalid_actions / max(len(episode.turns), 1),
-                "stop_reason": episode.stop_reason,
-            }
-            for episode in episodes
-        ]
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        for record in gather_object(records):
-            for name in ("success", "return", "turns", "valid_actions"):
-                metrics[f"env/{name}"].append(record[name])
-            if record["task_type"] is not None:
-                metrics[f"env/success/{record['task_type']}"].append(record["success"])
-            for reason in StopReason:
-                metrics[f"env/stop/{reason.value}"].append(float(record["stop_reason"] is reason))
-
-    def _log_distillation(
-        self, per_token_loss: torch.Tensor, gap: torch.Tensor, gate: torch.Tensor, mask: torch.Tensor
-    ) -> None:
-        values = [per_token_loss, gate, (gate > 0.5).float(), gap, gap**2, torch.ones_like(gap)]
-        sums = torch.stack([(value * mask).sum() for value in values])
-        *sums, count = self.accelerator.reduce(sums, reduction="sum").tolist()
-        loss, gate_mean, above_half, gap_mean, gap_square = (value / max(count, 1.0) for value in sums)
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        metrics["sdar/loss"].append(loss)
-        metrics["sdar/gate_mean"].append(gate_mean)
-        metrics["sdar/gate_above_half"].append(above_half)
-        metrics["sdar/gap_mean"].append(gap_mean)
-        metrics["sdar/gap_std"].append(max(gap_square - gap_mean**2, 0.0) ** 0.5)
-
-
-def _is_text_environment(environment_factory: Any) -> bool:
-    """Whether the environments are played by the text-action loop: those with a `step` method are."""
-    if environment_factory is None:
-        return False
-    factories = environment_factory if isinstance(environment_factory, dict) else {"": environment_factory}
-    kinds = {name: hasattr(f if inspect.isclass(f) else f(), "step") for name, f in factories.items()}
-    if len(set(kinds.values())) > 1:
-        raise ValueError(
-            "Environments with a `step` method and tool environments cannot be mixed in one run; got "
-            f"{ {name: 'text' if text else 'tools' for name, text in kinds.items()} }."
-        )
-    return all(kinds.values())
-
-
-def _with_environment_reward(reward_funcs: Any, args: SDARConfig, environment_factory: Any) -> tuple[list, SDARConfig]:
-    """The reward functions with the environment's return as one more, of weight 1, as TRL adds `get_reward`."""
-
-    def environment_reward(environment_reward: list[float | None], **kwargs: Any) -> list[float | None]:
-        return environment_reward
-
-    if not isinstance(environment_factory, dict):  # logged under the environment's name, as in TRL
-        kind = environment_factory if inspect.isclass(environment_factory) else type(environment_factory())
-        environment_reward.__name__ = kind.__name__
-    if not isinstance(reward_funcs, list):
-        reward_funcs = [] if reward_funcs is None else [reward_funcs]
-    weights: Any = args.reward_weights
-    if weights is not None:
-        args = copy.copy(args)  # the caller's stays as it is
-        args.reward_weights = [*weights, 1.0]
-    return [*reward_funcs, environment_reward], args
+    def _log_tokens(self, values: dict[str, torch.Tensor], mask: torch.Tensor) -> None:
+        add_token_means(self._mode_metrics, self.accelerator, values, mask)
+        self._mode_metrics["sdar/coef"].append(self._scheduled("sdar_coef"))
+        self._mode_metrics["sdar/gate_beta"].append(self._scheduled("gate_beta"))

@@ -4,8 +4,9 @@ import pytest
 from toys import CountingEnv
 from transformers import AutoModelForCausalLM
 
+from sdar_trl.chat import Chat
 from sdar_trl.evaluation import policy_rollout
-from sdar_trl.rollout import Chat, Rollout, StopReason
+from sdar_trl.rollout import Rollout, StopReason
 
 
 class Spy:

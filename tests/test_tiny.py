@@ -7,9 +7,9 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from sdar_trl import SkillLibrary
+from sdar_trl.chat import Chat
 from sdar_trl.envs import WebShopEnv
 from sdar_trl.evaluation import episode_record, evaluate, policy_rollout, summarize
-from sdar_trl.rollout import Chat
 from sdar_trl.tiny import (
     ERRORS,
     MAX_TURNS,

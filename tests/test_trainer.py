@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from sdar_trl import SDARConfig, SDARTrainer
-from sdar_trl.rollout import Chat, Rollout
+from sdar_trl.chat import Chat
+from sdar_trl.rollout import Rollout
 from sdar_trl.trainer import TRL_HOOKS
 
 

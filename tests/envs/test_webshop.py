@@ -182,7 +182,7 @@ def text(env):
 def test_the_pages_read_as_the_originals(env):
     observation = env.reset(goal=0)
     assert text(env) == "WebShop [SEP] " + head(env) + "Search"
-    assert observation == f"Instruction: {env.goal.instruction}\nSearch\nActions: search[<your query>]"
+    assert observation == f"Instruction: {env.goal.instruction}\nSearch\nAdmissible actions: search[<your query>]"
 
     act(env, "search[canvas shoe]")
     hit = "B000000001 [SEP] Canvas Shoe for Men [SEP] $20.0"
@@ -198,7 +198,7 @@ def test_the_pages_read_as_the_originals(env):
     )
     assert text(env) == head(env) + item_page
     assert step.observation == (
-        f"{item_page}\nActions: click[back to search], click[< prev], click[description], click[features], "
+        f"{item_page}\nAdmissible actions: click[back to search], click[< prev], click[description], click[features], "
         "click[reviews], click[buy now], click[navy blue], click[red  |  white], click[8], click[9]"
     )
     act(env, "click[navy blue]")
@@ -290,7 +290,7 @@ def test_an_illegal_action_changes_nothing_and_is_answered_with_the_reason(env, 
     before = text(env)
     step = act(env, action)
     assert not step.valid and step.reward == 0 and not step.terminated
-    assert text(env) == before and step.observation.startswith("Invalid: ")
+    assert text(env) == before and step.observation.startswith("Invalid action: ")
 
 
 def test_a_search_is_possible_from_any_page_and_arguments_are_lower_cased(env):

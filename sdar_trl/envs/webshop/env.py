@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SYSTEM = (
-    "You are shopping in a web store. Each turn shows a page and the actions it admits. Answer with one action inside "
-    "<action></action> tags: search[words] or click[element]. The purchase is final: buy only what the instruction "
-    "asks for."
+    "You are shopping in a web store. Each turn shows a page and the actions it admits. Think briefly if that helps, "
+    "then answer with one action inside <action></action> tags: search[query] or click[element]. The purchase is "
+    "final: buy only what the instruction asks for."
 )
 
 
@@ -159,16 +159,18 @@ class WebShopEnv:
             raise RuntimeError("The episode is over; call reset.")
         action = parse_tag(response, "action")
         if action is None:
-            return self._invalid("no action in <action></action> tags")
+            return self._invalid("answer with one action inside <action></action> tags")
         match = re.match(r"(.+)\[(.+)\]", action)
-        verb, argument = (match[1], match[2].lower()) if match else (None, "")
+        if match is None:
+            return self._invalid("it is neither search[query] nor click[element]")
+        verb, argument = match[1], match[2].lower()
         if verb == "search":
             self._page = self._page.search(self.shop.engine.search(argument))
             needs_more = argument.strip() in ("<a>", "<c>", "<q>")
             note = f"No hits: {argument.strip()} needs words after it.\n" if needs_more else ""
             return Step(note + self._view(), 0.0, False, False, True)
         if verb != "click" or argument not in self._page.clickables or argument == "search":
-            return self._invalid(f"{action[:50]} is not possible here")
+            return self._invalid("this page does not admit it")
         self._page = self._page.click(argument)
         return self._bought() if self._page.kind == "done" else Step(self._view(), 0.0, False, False, True)
 
@@ -192,10 +194,11 @@ class WebShopEnv:
         return Step(join(self._page.pieces()), reward, True, False, True, info)
 
     def _invalid(self, reason: str) -> Step:
-        return Step(f"Invalid: {reason}.\n{self._view()}", 0.0, False, False, False)
+        # the action is not repeated: it is the policy's text, and may hold special tokens
+        return Step(f"Invalid action: {reason}.\n{self._view()}", 0.0, False, False, False)
 
     def _view(self) -> str:
         """What the agent sees: the page after the instruction, and the admissible actions."""
         clicks = [f"click[{name}]" for name in self._page.clickables if name != "search"]
         search = ["search[<your query>]"] if self._page.kind == "search" else []
-        return f"{join(self._page.pieces())}\nActions: {', '.join([*search, *clicks])}"
+        return f"{join(self._page.pieces())}\nAdmissible actions: {', '.join([*search, *clicks])}"

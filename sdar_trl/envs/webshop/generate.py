@@ -155,7 +155,7 @@ KINDS: dict[str, tuple[Kind, ...]] = {
             "protein bar",
             ("gluten free", "low carb", "plant based", "high fiber", "keto friendly", "soy free"),
             {
-                "flavor": ("peanut", "caramel", "coconut", "brownie", "lemon"),
+                "flavor": ("peanut", "caramel", "coconut", "banana", "lemon"),
                 "pack": ("6 count", "12 count", "24 count"),
             },
             (10, 45),
