@@ -41,7 +41,7 @@ def test_the_demo_script_trains_evaluates_and_writes_its_results(tmp_path):
 
 
 def test_a_checkpoint_is_evaluated_with_and_without_skills(tmp_path):
-    limits = ("--max_turns", "7", "--max_response_length", "20", "--max_completion_length", "720")
+    limits = ("--max_turns", "7", "--max_response_length", "20", "--max_completion_length", "800")
     output = run(
         *(sys.executable, "examples/evaluate.py", "--panel_size", "8", "--skills", "both", *limits),
         *("--json", str(tmp_path / "results.json")),

@@ -252,6 +252,9 @@ def test_the_gradient_over_the_vocabulary_is_grpos_plus_the_dense_formulas(
     peft_config = LoraConfig(**LORA, init_lora_weights=False) if lora else None
     torch.manual_seed(3)
     trainer = make_trainer(make_config(**options), peft_config=peft_config)
+    with torch.no_grad():  # as it is initialised, no token is much likelier than another
+        for parameter in trainer.model.parameters():
+            parameter.mul_(4)
     inputs = scored_batch(trainer)
     with_distillation = gradients(trainer, inputs)
     trainer.args.sdar_coef = 0.0
@@ -299,11 +302,9 @@ def test_the_gradient_over_the_vocabulary_is_grpos_plus_the_dense_formulas(
     mask = inputs["completion_mask"] * inputs["tool_mask"]
     ((torch.sigmoid(5.0 * gap) * dense * mask).sum() / mask.sum()).backward()
     expected = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
-    assert any(gradient.abs().max() > 1e-5 for gradient in expected.values())
+    assert any(gradient.abs().max() > 1e-3 for gradient in expected.values())
     for name, gradient in expected.items():
-        torch.testing.assert_close(
-            with_distillation[name] - grpo[name], 0.7 * gradient, rtol=2e-3, atol=2e-6, msg=name
-        )
+        torch.testing.assert_close(with_distillation[name] - grpo[name], 0.7 * gradient, rtol=2e-3, atol=1e-5)
 
 
 def test_off_policy_the_teacher_keeps_the_output_layer_it_was_run_with(make_trainer, make_config):

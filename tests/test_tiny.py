@@ -25,7 +25,7 @@ from sdar_trl.tiny import (
 def test_the_policy_shops_better_with_skills_than_without_by_ten_points_and_more(tokenizer):
     model = AutoModelForCausalLM.from_pretrained(TINY_POLICY, dtype="float32")
     rollout = policy_rollout(
-        model, tokenizer, WebShopEnv, max_turns=MAX_TURNS, max_response_length=20, max_completion_length=720
+        model, tokenizer, WebShopEnv, max_turns=MAX_TURNS, max_response_length=20, max_completion_length=800
     )
     panel = WebShopEnv.dataset("test").select(range(128))
     without, with_skills = (
