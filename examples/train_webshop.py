@@ -14,9 +14,9 @@ Eight GPUs, full weights, with the published hyperparameters:
     accelerate launch --config_file examples/accelerate_configs/zero3.yaml examples/train_webshop.py \
         --config examples/configs/webshop_qwen2.5_3b.yaml
 
-GRPO alone:
+Another method (see sdar_trl/methods.py), such as GRPO alone:
 
-    accelerate launch examples/train_webshop.py --sdar_coef 0
+    accelerate launch examples/train_webshop.py --method grpo
 """
 
 import json
@@ -115,6 +115,10 @@ def main() -> None:
     results = {}
     if script_args.panel_size:
         results["before"] = evaluate_trainer(trainer, panel, temperature=script_args.panel_temperature)
+    if training_args.method == "skill_prompt":  # nothing to train
+        if trainer.accelerator.is_main_process:
+            print(results_table({"skills in the prompt": results["before"]}))
+        return
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     if script_args.panel_size:
         results["after"] = evaluate_trainer(trainer, panel, temperature=script_args.panel_temperature)

@@ -1,10 +1,15 @@
 """SDAR for Hugging Face TRL: GRPO over episodes with token-gated self-distillation."""
 
-from .config import SDARConfig
-from .rollout import Episode, StopReason, Turn
-from .skills import KeywordRetriever, Skill, SkillLibrary
-from .teacher import SkillContext, TeacherContext
-from .trainer import SDARTrainer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from .config import SDARConfig
+    from .rollout import Episode, StopReason, Turn
+    from .skills import KeywordRetriever, Skill, SkillLibrary
+    from .teacher import SkillContext, TeacherContext
+    from .trainer import SDARTrainer
 
 
 __version__ = "0.1.0"
@@ -21,3 +26,23 @@ __all__ = [
     "TeacherContext",
     "Turn",
 ]
+
+_MODULES = {
+    "SDARConfig": "config",
+    "Episode": "rollout",
+    "StopReason": "rollout",
+    "Turn": "rollout",
+    "KeywordRetriever": "skills",
+    "Skill": "skills",
+    "SkillLibrary": "skills",
+    "SkillContext": "teacher",
+    "TeacherContext": "teacher",
+    "SDARTrainer": "trainer",
+}
+
+
+# Loaded when asked for, so that an environment's process needs neither torch nor TRL.
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
