@@ -39,6 +39,11 @@ def _smollm2() -> str:
 
         [file] = Path(package.submodule_search_locations[0]).glob("*.gguf")
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype="float32")
-        model.save_pretrained(folder)
+        # what was read from GGUF counts as quantised and cannot be saved; its weights are plain ones
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        plain = type(model)(model.config)
+        plain.load_state_dict(model.state_dict())
+        plain.save_pretrained(folder)
         AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
     return str(folder)
