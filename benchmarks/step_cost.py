@@ -85,27 +85,21 @@ def build_trainer(variant: str, args: argparse.Namespace, device: str) -> Any:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     with torch.device(device):
         model = Qwen2ForCausalLM(config).to(dtype)
-    rows = 2 if args.size == "quick" else args.rows
-    prompt_length, turns, observation, response = (20, 2, 8, 8) if args.size == "quick" else (200, 8, 40, 24)
-    random_ids = torch.randint(10, 1_000, (rows, 2_000)).tolist()
-    prompt = WebShopEnv.dataset("train")[0]["prompt"]
-    task = {"prompt": prompt, "task_id": "0", "task_type": "beauty", "goal": 0}
+    quick = args.size == "quick"
+    rows, turns, observation, response = (2, 2, 8, 8) if quick else (args.rows, 8, 40, 24)
+    # one token a word
+    messages = [{"role": "system", "content": "buy."}, {"role": "user", "content": "search " * (20 if quick else 200)}]
+    skill = Skill("general", "for all", "click " * (16 if quick else args.context), always=True)
+    task = {"prompt": messages, "task_id": "0", "task_type": "beauty", "goal": 0}
+    random_ids = torch.randint(10, 1_000, (rows, turns, observation + response)).tolist()
 
-    def episode(index: int) -> Episode:
-        ids = iter(random_ids[index])
-        first = [next(ids) for _ in range(prompt_length)]
-        turn_list = []
-        for number in range(turns):
-            before = first if number == 0 else [next(ids) for _ in range(observation)]
-            turn_list.append(Turn("", before, [next(ids) for _ in range(response)], "", reward=float(index % 2)))
-        return Episode(dict(task), first, turn_list, StopReason.LOST)
-
-    class Replay(SDARTrainer):
-        """Renders a prompt of a known length, so that only the context differs between student and teacher."""
-
-        def _tokenize_prompts(self, prompts: list) -> tuple:
-            context = list(range(10, 10 + (16 if args.size == "quick" else args.context)))
-            return [[*context, *first] for first in [random_ids[i][:prompt_length] for i in range(len(prompts))]], {}
+    def episode(index: int, prompt: list[dict[str, str]]) -> Episode:
+        prompt_ids = trainer.rollout.chat.prompt_ids(prompt)
+        one = Episode({**task, "prompt": prompt}, prompt_ids, stop_reason=StopReason.LOST)
+        for number, ids in enumerate(random_ids[index]):
+            before = prompt_ids if number == 0 else ids[:observation]
+            one.turns.append(Turn("", before, ids[observation:], "", reward=float(index % 2)))
+        return one
 
     training_args = SDARConfig(
         output_dir=tempfile.mkdtemp(),
@@ -125,22 +119,22 @@ def build_trainer(variant: str, args: argparse.Namespace, device: str) -> Any:
         logging_steps=100,
         **VARIANTS[variant],
     )
-    trainer = Replay(
+    trainer = SDARTrainer(
         model=model,
         args=training_args,
         train_dataset=WebShopEnv.dataset("train"),
         processing_class=tokenizer,
         environment_factory=WebShopEnv,
-        skills=SkillLibrary([Skill("general", "for all", "x", always=True)]),
+        skills=SkillLibrary([skill]),
         peft_config=LoraConfig(target_modules="all-linear") if args.lora else None,
     )
 
     def play(tasks: list, with_context: Any = None) -> list[Episode]:
-        episodes = [episode(index) for index in range(len(tasks))]
-        if with_context is not None:  # the student reads skills
-            for one, ids in zip(episodes, trainer._tokenize_prompts([None] * len(tasks))[0], strict=True):
-                one.prompt_ids = ids
-        return episodes
+        """The same episodes in every step; with skills in the prompt, where the student reads them."""
+        episodes = [episode(index, messages) for index in range(len(tasks))]
+        if with_context is None:
+            return episodes
+        return [episode(index, prompt) for index, prompt in enumerate(with_context(episodes))]
 
     trainer.rollout.play = play
     return trainer
@@ -174,17 +168,19 @@ def worker(variant: str, args: argparse.Namespace) -> dict[str, float]:
         trainer.train()
         return {"seconds": statistics.median(seconds[1:]), "bytes": float(peak_memory(device) - base)}
     score, teacher_flops = trainer._score, 0
+    # not known to the counter, and used by TRL's fused head
+    in_place = {torch.ops.aten.addmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * b[1]}
 
     def counted_score(*score_args: Any) -> torch.Tensor:
         nonlocal teacher_flops
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
             result = score(*score_args)
         teacher_flops = counter.get_total_flops()
         return result
 
     trainer._score = counted_score
     trainer.args.max_steps = 1
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         trainer.train()
     return {"flops": float(counter.get_total_flops()), "teacher_flops": float(teacher_flops)}
 
