@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import SDARConfig
+    from .contexts import SkillContext, TeacherContext, hindsight_context, sibling_context
     from .rollout import Episode, StopReason, Turn
     from .skills import KeywordRetriever, Skill, SkillLibrary
-    from .teacher import SkillContext, TeacherContext
     from .trainer import SDARTrainer
 
 
@@ -25,6 +25,8 @@ __all__ = [
     "StopReason",
     "TeacherContext",
     "Turn",
+    "hindsight_context",
+    "sibling_context",
 ]
 
 _MODULES = {
@@ -35,8 +37,10 @@ _MODULES = {
     "KeywordRetriever": "skills",
     "Skill": "skills",
     "SkillLibrary": "skills",
-    "SkillContext": "teacher",
-    "TeacherContext": "teacher",
+    "SkillContext": "contexts",
+    "TeacherContext": "contexts",
+    "hindsight_context": "contexts",
+    "sibling_context": "contexts",
     "SDARTrainer": "trainer",
 }
 

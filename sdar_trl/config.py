@@ -8,6 +8,7 @@ from trl import GRPOConfig
 from .divergences import FULL_DIVERGENCES
 from .losses import GATES, SAMPLED_DIVERGENCES, SCHEDULES
 from .methods import METHODS
+from .skills import RETRIEVERS
 
 
 DIVERGENCES = (*SAMPLED_DIVERGENCES, *FULL_DIVERGENCES)
@@ -68,6 +69,22 @@ class SDARConfig(GRPOConfig):
 
         > Parameters that control what the teacher reads
 
+        retriever (`str`, *optional*, defaults to `"keyword"`):
+            How the skills for a task are found, where the trainer is given a library: `"keyword"` (by task type, else
+            by keywords), `"ucb"` (learns from returns), `"random"`, `"full"` (all), `"none"`, `"bm25"` or
+            `"embedding"`.
+        skills_top_k (`int`, *optional*):
+            Most skills of a task besides those for every task. If `None`, 1 for `"ucb"`, `"random"`, `"bm25"` and
+            `"embedding"`, which rank the whole library, and else no limit.
+        max_context_tokens (`int`, *optional*):
+            Most tokens of skills in a prompt. What does not fit is dropped whole, lowest rank first, and counted in
+            `sdar/dropped_skills`.
+        ucb_c (`float`, *optional*, defaults to `1.0`):
+            Weight of UCB's bonus for skills that were seldom tried.
+        ucb_per_task_type (`bool`, *optional*, defaults to `True`):
+            Whether UCB learns for each task type by itself.
+        embedding_model (`str`, *optional*):
+            Sentence-transformers model of the `"embedding"` retriever, a hub id or a folder.
         context_role (`str`, *optional*, defaults to `"system"`):
             Message of the teacher's prompt that receives the privileged context. `"system"` appends it to the system
             message (a template's own default system text is kept), `"user"` puts it in front of the first user
@@ -199,6 +216,36 @@ class SDARConfig(GRPOConfig):
         },
     )
 
+    retriever: str = field(
+        default="keyword",
+        metadata={
+            "help": "How the skills for a task are found: 'keyword' (by task type, else by keywords), 'ucb' (learns "
+            "from returns), 'random', 'full' (all), 'none', 'bm25' or 'embedding'.",
+            "choices": list(RETRIEVERS),
+        },
+    )
+    skills_top_k: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most skills of a task besides those for every task. If None, 1 for the retrievers that rank the "
+            "whole library (ucb, random, bm25, embedding), and else no limit."
+        },
+    )
+    max_context_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens of skills in a prompt. What does not fit is dropped whole, lowest rank first, and "
+            "counted."
+        },
+    )
+    ucb_c: float = field(default=1.0, metadata={"help": "Weight of UCB's bonus for skills that were seldom tried."})
+    ucb_per_task_type: bool = field(
+        default=True, metadata={"help": "Whether UCB learns for each task type by itself."}
+    )
+    embedding_model: str | None = field(
+        default=None,
+        metadata={"help": "Sentence-transformers model of the 'embedding' retriever, a hub id or a folder."},
+    )
     context_role: str = field(
         default="system",
         metadata={
@@ -242,14 +289,16 @@ class SDARConfig(GRPOConfig):
             "gate": GATES,
             "gate_beta_schedule": SCHEDULES,
             "student_skills": ("never", "train", "eval", "always"),
+            "retriever": RETRIEVERS,
             "context_role": ("system", "user"),
             "teacher_overflow": ("error", "skip"),
         }.items():
             self._check_one_of(name, allowed)
-        for name in ("sdar_coef", "policy_coef", "advantage_clip", "gate_beta", "invalid_action_penalty"):
+        for name in ("sdar_coef", "policy_coef", "advantage_clip", "gate_beta", "ucb_c", "invalid_action_penalty"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        for name in ("max_turns", "max_response_length", "schedule_steps", "divergence_top_k"):
+        counts = ("max_turns", "max_response_length", "schedule_steps", "divergence_top_k")
+        for name in (*counts, "skills_top_k", "max_context_tokens"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         self._check_combinations()
@@ -283,6 +332,8 @@ class SDARConfig(GRPOConfig):
                 f"training as well; got student_skills={self.student_skills!r} with sdar_coef={self.sdar_coef}. Set "
                 "one of them to 'never' or 0."
             )
+        if self.retriever == "embedding" and self.embedding_model is None:
+            raise ValueError("`retriever='embedding'` needs `embedding_model`, a hub id or a folder.")
         if self.max_completion_length is None:
             raise ValueError("`max_completion_length` must be set: it is the token budget of an episode.")
         if self.remove_unused_columns:

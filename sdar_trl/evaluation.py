@@ -13,9 +13,10 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from trl.trainer.utils import pad
 
 from .chat import Chat
+from .contexts import SkillContext
 from .rollout import Episode, Generate, Rollout
 from .skills import SkillLibrary
-from .teacher import SkillContext, add_context, default_system_text
+from .teacher import add_context, default_system_text
 from .trainer import SDARTrainer
 
 
@@ -118,7 +119,7 @@ def evaluate(
     rollout: Rollout,
     tasks: Sequence[Mapping[str, Any]],
     *,
-    skills: SkillLibrary | None = None,
+    skills: SkillLibrary | SkillContext | None = None,
     batch_size: int = 64,
     seed: int = 0,
 ) -> list[Episode]:
@@ -130,7 +131,7 @@ def evaluate(
             The policy and its environments; see [`policy_rollout`].
         tasks (`Dataset` or `list[dict]`):
             The panel.
-        skills ([`SkillLibrary`], *optional*):
+        skills ([`SkillLibrary`] or [`SkillContext`], *optional*):
             If given, the policy reads the skills retrieved for each task. In SDAR the student never does.
         batch_size (`int`, *optional*, defaults to `64`):
             Episodes played at once.
@@ -149,8 +150,10 @@ def evaluate(
     return episodes
 
 
-def _skills_in_prompt(skills: SkillLibrary, chat: Chat) -> Callable[[list[Episode]], list[list[dict[str, Any]]]]:
-    context = SkillContext(skills)
+def _skills_in_prompt(
+    skills: SkillLibrary | SkillContext, chat: Chat
+) -> Callable[[list[Episode]], list[list[dict[str, Any]]]]:
+    context = SkillContext(skills) if isinstance(skills, SkillLibrary) else skills
     default_system = default_system_text(chat.tokenizer, chat.template_kwargs)
 
     def with_context(episodes: list[Episode]) -> list[list[dict[str, Any]]]:

@@ -86,6 +86,10 @@ class Episode:
             Why it ended; `None` while it runs.
         info (`dict[str, Any]`, *optional*):
             The last step's info.
+        feedback (`str`, *optional*, defaults to `""`):
+            The last step's observation, to which the policy did not respond any more.
+        skills (`tuple[str, ...]`, *optional*):
+            Names of the skills that the teacher, or the policy, reads for this task.
     """
 
     task: dict[str, Any]
@@ -93,6 +97,8 @@ class Episode:
     turns: list[Turn] = field(default_factory=list)
     stop_reason: StopReason | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    feedback: str = ""
+    skills: tuple[str, ...] = ()
 
     @property
     def episode_return(self) -> float:
@@ -298,7 +304,8 @@ class Rollout:
         except Exception:
             self._fail(seat)
             return
-        turn.reward, turn.valid, episode.info = step.reward, step.valid, step.info
+        turn.reward, turn.valid = step.reward, step.valid
+        episode.info, episode.feedback = step.info, step.observation
         if step.terminated:
             episode.stop_reason = StopReason.WON if step.info.get("success") else StopReason.LOST
         elif step.truncated:

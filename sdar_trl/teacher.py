@@ -4,8 +4,7 @@ The teacher row is the student's row with privileged context inside its system m
 same mask, aligned one to one. It is never cut.
 """
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,55 +12,6 @@ from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import pad
 
 from .chat import Message, render_chat
-from .rollout import Episode
-from .skills import KeywordRetriever, SkillLibrary, format_skills
-
-
-logger = logging.getLogger(__name__)
-
-TeacherContext = Callable[[list[Episode]], list[str]]
-"""The privileged text of each finished episode, called once rewards are known. An empty text leaves the episode out
-of the self-distillation loss."""
-
-
-class SkillContext:
-    """
-    Teacher context made of the skills that are retrieved for each task.
-
-    Args:
-        library ([`SkillLibrary`]):
-            The skills to choose from.
-        retriever ([`KeywordRetriever`], *optional*):
-            Chooses the skills of a task. Defaults to keyword matching over `library`.
-
-    Attributes:
-        metrics (`dict[str, list[float]]`):
-            Of the last call, one value per episode: `skills` selected, and `no_own_skill`, 1.0 where nothing but
-            skills for every task was found.
-    """
-
-    def __init__(self, library: SkillLibrary, retriever: KeywordRetriever | None = None):
-        self.retriever = retriever if retriever is not None else KeywordRetriever(library)
-        self.metrics: dict[str, list[float]] = {}
-        self._warned: set[str] = set()
-
-    def __call__(self, episodes: list[Episode]) -> list[str]:
-        selected = self.retriever.select([episode.task for episode in episodes])
-        missing = [all(skill.always for skill in skills) for skills in selected]
-        for episode, misses in zip(episodes, missing, strict=True):
-            task_type = str(episode.task.get("task_type", "unknown"))
-            if misses and task_type not in self._warned:
-                self._warned.add(task_type)
-                logger.warning(
-                    "No skill of its own for task type %r: the teacher reads the general skills only. Add a skill "
-                    "with this task type, or with a keyword that occurs in such tasks.",
-                    task_type,
-                )
-        self.metrics = {
-            "skills": [float(len(skills)) for skills in selected],
-            "no_own_skill": [float(misses) for misses in missing],
-        }
-        return [format_skills(skills) for skills in selected]
 
 
 def default_system_text(tokenizer: PreTrainedTokenizerBase, template_kwargs: dict[str, Any] | None = None) -> str:

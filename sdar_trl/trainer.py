@@ -12,14 +12,16 @@ Private names of TRL this file relies on are listed in `TRL_HOOKS`.
 """
 
 import copy
+import json
 import math
 import textwrap
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import is_peft_model
+from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from transformers import (
     BitsAndBytesConfig,
@@ -29,12 +31,14 @@ from transformers import (
     TrainerCallback,
 )
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import get_config_model_id
 
 from .chat import Chat, Message
 from .config import SDARConfig
+from .contexts import SkillContext, TeacherContext, skill_context, skill_records
 from .divergences import FULL_DIVERGENCES, VocabularyDivergence
 from .losses import (
     GATES,
@@ -49,8 +53,6 @@ from .metrics import Metrics, add_episodes, add_rows, add_token_means
 from .rollout import Episode, Rollout, StopReason, Turn, environment_reward, is_text_environment
 from .skills import SkillLibrary
 from .teacher import (
-    SkillContext,
-    TeacherContext,
     add_context,
     build_teacher_batch,
     default_system_text,
@@ -77,6 +79,9 @@ TRL_HOOKS = {
         "compute_entropy",
     ],
     "_compute_loss": ["model", "inputs"],
+    "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
+    "_save_checkpoint": ["model", "trial"],
+    "_load_optimizer_and_scheduler": ["checkpoint"],
 }
 
 
@@ -133,9 +138,9 @@ class SDARTrainer(GRPOTrainer):
             [`~sdar_trl.envs.TextEnv`]) is played by this package's text-action loop, and its return is the reward;
             one without is TRL's own kind, whose methods are tools.
         skills ([`SkillLibrary`] or `TeacherContext`, *optional*):
-            What the teacher reads: a library, from which skills are retrieved by keyword, or any function from
-            finished episodes to texts. Required unless `sdar_coef` is 0. Where the student reads skills too
-            (`student_skills`), a library is required.
+            What the teacher reads: a library, from which `args.retriever` selects, a [`SkillContext`] of your own
+            making, or any function from finished episodes to texts. Required unless `sdar_coef` is 0. Where the
+            student reads skills too (`student_skills`), it must be one of the first two.
         gate (`Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]`, *optional*):
             A gate of your own, used instead of `args.gate`: from gap and entropy (nats, shape (B, T), without
             gradient) and `gate_beta` to the weights, shape (B, T).
@@ -199,7 +204,13 @@ class SDARTrainer(GRPOTrainer):
             raise ValueError(
                 f"`student_skills` is {args.student_skills!r}, so `skills` must be a `SkillLibrary`; got {skills!r}."
             )
-        self.teacher_context: Any = SkillContext(skills) if isinstance(skills, SkillLibrary) else skills
+        self.teacher_context: Any = skills
+        if isinstance(skills, SkillLibrary):
+            self.teacher_context = skill_context(skills, args, lambda text: len(self._tokenizer(text)["input_ids"]))
+        # a retriever's account of returns is logged, kept in checkpoints, and what UCB selects by
+        self._learns_skills = isinstance(self.teacher_context, SkillContext) and (
+            args.sdar_coef > 0 or args.student_skills != "never"
+        )
         self._gate = gate or GATES[args.gate]
 
         rollout_func = None
@@ -318,11 +329,17 @@ class SDARTrainer(GRPOTrainer):
             inputs = [{**row, "prompt": prompt} for row, prompt in zip(inputs, prompts, strict=True)]
         self._tasks = [dict(row) for row in inputs]
         output = super()._generate_and_score_completions(inputs)
+        if self.rollout_func is None and self.teacher_context is not None:
+            self._episodes = self._tool_episodes(output)
         # a coefficient that has come down to 0 stays there; one that warms up is needed before it is used
         if self._scheduled("sdar_coef") > 0 or (self.args.sdar_coef > 0 and self.args.sdar_coef_schedule == "warmup"):
             output.update(self._teacher_pass(output))
             if self.args.signal == "advantage":
                 output["advantages"] = self._token_advantages(output)
+        if self._learns_skills and self.model.training:
+            self.teacher_context.update(gather_object(skill_records(self._episodes)))
+            for name, value in self.teacher_context.log_values().items():
+                self._mode_metrics[f"sdar/{name}"].append(value)
         return output
 
     @property
@@ -338,13 +355,19 @@ class SDARTrainer(GRPOTrainer):
             for episode, context in zip(episodes, self._contexts, strict=True)
         ]
 
+    def _calculate_rewards(self, inputs: list, *args: Any) -> torch.Tensor:
+        rewards = super()._calculate_rewards(inputs, *args)  # of all processes, shape (rows, functions)
+        own = rewards[self.accelerator.process_index * len(inputs) :][: len(inputs)]
+        self._rewards = (own * self.reward_weights.to(own.device)).nansum(1).tolist()
+        return rewards
+
     # Teacher
 
     def _teacher_pass(self, output: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Log-probs of the student's completions under the same weights with context: `teacher_per_token_logps`, shape
         (B, T), and `teacher_mask`, shape (B, 1), 0 for the rows that have no teacher. For a divergence over the
         vocabulary also `teacher_hidden`, shape (B, T, H), or `teacher_top_logps` and `teacher_top_ids`, (B, T, K)."""
-        episodes = self._episodes if self.rollout_func is not None else self._tool_episodes(output)
+        episodes = self._episodes
         messages = self._prompts_with_context(episodes)
         prompts, fits = fit_teacher_rows(
             super()._tokenize_prompts(messages)[0],
@@ -407,7 +430,8 @@ class SDARTrainer(GRPOTrainer):
         for index, (task, prompt) in enumerate(zip(self._tasks, self._rendered_prompts, strict=True)):
             prompt_ids = output["prompt_ids"][index][output["prompt_mask"][index].bool()].tolist()
             completion_ids = output["completion_ids"][index][output["completion_mask"][index].bool()].tolist()
-            turn = Turn("", prompt_ids, completion_ids, self._tokenizer.decode(completion_ids))
+            response = self._tokenizer.decode(completion_ids)
+            turn = Turn("", prompt_ids, completion_ids, response, reward=self._rewards[index])
             episodes.append(Episode({**task, "prompt": prompt}, prompt_ids, [turn]))
         return episodes
 
@@ -485,6 +509,20 @@ class SDARTrainer(GRPOTrainer):
     def _hidden_states(self) -> AbstractContextManager[list[torch.Tensor]]:
         """Collects hidden states, if the divergence needs them."""
         return nullcontext([]) if self._vocabulary_divergence is None else self._vocabulary_divergence.hidden_states()
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self._learns_skills and self.args.should_save:
+            folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            (folder / "retriever.json").write_text(json.dumps(self.teacher_context.retriever.state_dict()))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self._learns_skills and checkpoint is not None:
+            state = json.loads((Path(checkpoint) / "retriever.json").read_text())
+            self.teacher_context.retriever.load_state_dict(state)
 
     # Metrics
 

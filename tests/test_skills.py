@@ -1,10 +1,30 @@
 """Skill files, libraries and keyword retrieval."""
 
+import json
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer
 
 from sdar_trl import KeywordRetriever, Skill, SkillLibrary
 from sdar_trl.envs import WebShopEnv
-from sdar_trl.skills import format_skills
+from sdar_trl.skills import (
+    BM25Retriever,
+    EmbeddingRetriever,
+    FullRetriever,
+    NoRetriever,
+    RandomRetriever,
+    UCBRetriever,
+    format_skills,
+)
+from sdar_trl.skills.library import BUNDLED
+from sdar_trl.tiny import TINY_POLICY
 
 
 GOOD = "---\nname: {name}\ndescription: what it is\nkeywords: [shoe, boot]\n---\nWear both.\n"
@@ -12,7 +32,7 @@ GOOD = "---\nname: {name}\ndescription: what it is\nkeywords: [shoe, boot]\n---\
 
 def write(folder, name, text):
     (folder / name).mkdir()
-    (folder / name / "SKILL.md").write_text(text, encoding="utf-8")
+    (folder / name / "SKILL.md").write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
 def test_a_folder_of_skill_files_is_a_library(tmp_path):
@@ -28,28 +48,41 @@ def test_a_folder_of_skill_files_is_a_library(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("no front matter", "expected YAML front matter"),
-        ("---\nname: a\ndescription: [\n---\nbody", "not YAML"),
-        ("---\n- a\n---\nbody", "must be a mapping"),
-        ("---\nname: a\n---\nbody", "needs a `description`"),
-        ("---\nname: b\ndescription: d\n---\nbody", "must be its folder's, 'a'; got 'b'"),
-        ("---\nname: a\ndescription: d\nkeyword: [x]\n---\nbody", r"unknown front matter \['keyword'\]"),
-        ("---\nname: a\ndescription: d\nkeywords: x\n---\nbody", "`keywords` must be a list"),
-        ("---\nname: a\ndescription: d\nalways: often\n---\nbody", "`always` must be true or false"),
-        ("---\nname: a\ndescription: d\n---\n\n", "no text after"),
+        ("no front matter", ":1: expected YAML front matter"),
+        ("---\nname: a\ndescription: [\n---\nbody", ":4: the front matter is not YAML"),
+        ("---\n- a\n---\nbody", ":2: the front matter must be a mapping"),
+        ("---\nname: a\n---\nbody", ":1: the front matter needs a `description`"),
+        ("---\nname: b\ndescription: d\n---\nbody", ":2: `name` must be its folder's, 'a'; got 'b'"),
+        ("---\nname: a\ndescription: d\nkeyword: [x]\n---\nbody", ":4: unknown front matter 'keyword'"),
+        ("---\nname: a\ndescription: d\nkeywords: x\n---\nbody", ":4: `keywords` must be a list"),
+        ("---\nname: a\ndescription: d\nalways: often\n---\nbody", ":4: `always` must be true or false"),
+        ("---\nname: a\ndescription: d\n---\n\n", ":5: the skill has no text after"),
+        (b"---\nname: a\ndescription: d\n---\ncaf\xe9", ":5: not UTF-8"),
     ],
 )
-def test_a_malformed_skill_is_an_error_that_names_the_file(tmp_path, text, message):
+def test_a_malformed_skill_is_an_error_that_names_the_file_and_the_line(tmp_path, text, message):
     write(tmp_path, "a", text)
     with pytest.raises(ValueError, match=message) as error:
         SkillLibrary.from_folder(tmp_path)
     assert str(tmp_path / "a" / "SKILL.md") in str(error.value)
 
 
+def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path):
+    write(tmp_path, "a", b"\xef\xbb\xbf---\r\nname: a\r\ndescription: d\r\n---\r\none\r\ntwo")
+    [skill] = SkillLibrary.from_folder(tmp_path)
+    assert skill.body == "one\ntwo"
+
+
+def test_a_skill_for_an_unknown_task_type_is_an_error_where_the_types_are_known(tmp_path):
+    write(tmp_path, "a", "---\nname: a\ndescription: d\ntask_types: [heat, heatt]\n---\nbody")
+    with pytest.raises(ValueError, match=r"'a' is for unknown task types \['heatt'\]; expected some of \['heat'\]"):
+        SkillLibrary.from_folder(tmp_path, task_types=["heat"])
+
+
 def test_an_empty_folder_and_an_unknown_environment_are_errors(tmp_path):
     with pytest.raises(ValueError, match="no skills found"):
         SkillLibrary.from_folder(tmp_path)
-    with pytest.raises(ValueError, match="there are some for webshop"):
+    with pytest.raises(ValueError, match="there are some for alfworld, search_qa, webshop"):
         SkillLibrary.bundled("chess")
     with pytest.raises(ValueError, match=r"unique, got \['a'\]"):
         SkillLibrary([Skill("a", "", "x"), Skill("a", "", "y")])
@@ -80,6 +113,256 @@ def test_every_webshop_task_finds_the_bundled_skill_of_its_family_by_type_and_by
         assert names(library, row) == ["general", row["task_type"]]
         by_keyword = names(library, {"prompt": env.reset(goal=row["goal"])})
         assert row["task_type"] in by_keyword and by_keyword[0] == "general"
+
+
+# The official repository's layout
+
+OFFICIAL = {
+    "skill_files": {"general_skills": "general.md", "place": "place.md", "heat": "heat.md", "other": "other.md"},
+    "task_to_skill": {
+        "pick_and_place": "place",
+        "pick_two_obj_and_place": "place",
+        "pick_heat_then_place_in_recep": "heat",
+        "unkeyed": "other",
+    },
+    "task_keywords": {
+        "pick_heat_then_place_in_recep": ["heat", "hot"],
+        "pick_two_obj_and_place": ["put two"],
+        "pick_and_place": ["put"],
+        "unkeyed": [],
+    },
+}
+
+
+def write_official(folder, mapping=OFFICIAL, **files):
+    text = mapping if isinstance(mapping, str) else json.dumps(mapping, indent=1)
+    (folder / "skill_mapping.json").write_text(text)
+    for name in ("general", "place", "heat", "other"):
+        (folder / f"{name}.md").write_text(files.get(name, f"about {name}"))
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        # by task type, which is looked for anywhere in the task's
+        ({"task_type": "pick_and_place_simple", "prompt": "heat"}, ["general_skills", "place"]),
+        ({"task_type": "pick_two_obj_and_place"}, ["general_skills", "place"]),
+        ({"task_type": "pick_heat_then_place_in_recep"}, ["general_skills", "heat"]),
+        # by any keyword, anywhere in the text
+        ({"prompt": "put two mugs"}, ["general_skills", "place"]),
+        ({"prompt": "PUT a hot mug away"}, ["general_skills", "place", "heat"]),
+        ({"prompt": "a photo"}, ["general_skills", "heat"]),  # "hot" is in "photo", as in the official code
+        ({"prompt": "look around"}, ["general_skills"]),
+    ],
+)
+def test_the_official_layout_gives_the_skills_that_its_rules_name(tmp_path, task, expected):
+    write_official(tmp_path)
+    assert names(SkillLibrary.from_folder(tmp_path), task) == expected
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ('{\n "skill_files": {,', "skill_mapping.json:2: not JSON"),
+        ({"skill_files": {}}, "expected an object `task_to_skill`, got None"),
+        ({**OFFICIAL, "skill_files": []}, r":2: expected an object `skill_files`, got \[\]"),
+        ({**OFFICIAL, "task_to_skill": {"x": "fly"}}, "task type 'x' wants skill 'fly'"),
+        ({**OFFICIAL, "task_keywords": {"fly": ["up"]}}, "keywords for 'fly', a task type"),
+        ({**OFFICIAL, "task_keywords": {"unkeyed": "up"}}, "keywords of 'unkeyed' must be a list"),
+        ({**OFFICIAL, "skill_files": {**OFFICIAL["skill_files"], "heat": "../heat.md"}}, "lies outside the folder"),
+        ({**OFFICIAL, "skill_files": {**OFFICIAL["skill_files"], "heat": "hot.md"}}, "is missing: 'hot.md'"),
+    ],
+)
+def test_a_malformed_mapping_is_an_error_that_names_the_file(tmp_path, mapping, message):
+    write_official(tmp_path, mapping)
+    with pytest.raises(ValueError, match=message) as error:
+        SkillLibrary.from_folder(tmp_path)
+    assert str(tmp_path / "skill_mapping.json") in str(error.value)
+
+
+def test_an_empty_file_of_the_official_layout_is_an_error(tmp_path):
+    write_official(tmp_path, heat="\n")
+    with pytest.raises(ValueError, match="heat.md:1: the skill has no text"):
+        SkillLibrary.from_folder(tmp_path)
+
+
+# Bundled
+
+
+@pytest.mark.parametrize(
+    ("environment", "rows"),
+    [
+        (
+            "alfworld",
+            {
+                "pick_and_place_simple": "Your task is to: put some soap in drawer.",
+                "look_at_obj_in_light": "Your task is to: look at bowl under the desklamp.",
+                "pick_clean_then_place_in_recep": "Your task is to: clean some plate and put it in cabinet.",
+                "pick_heat_then_place_in_recep": "Your task is to: put a hot apple in fridge.",
+                "pick_cool_then_place_in_recep": "Your task is to: cool some potato and put it in microwave.",
+                "pick_two_obj_and_place": "Your task is to: put two cellphone in bed.",
+            },
+        ),
+        (
+            "search_qa",
+            {
+                "direct": "who wrote hamlet",
+                "multi_hop": "When was the director of Jaws born?",
+                "comparison": "Who is older, Ann or Bob?",
+            },
+        ),
+    ],
+)
+def test_every_task_type_has_a_bundled_skill_of_its_own(environment, rows):
+    library = SkillLibrary.bundled(environment)
+    for task_type, text in rows.items():
+        assert names(library, {"task_type": task_type, "prompt": ""}) == ["general", task_type]
+        if task_type != "direct":
+            assert task_type in names(library, {"prompt": text})
+
+
+# Retrievers
+
+TOPICS = SkillLibrary(
+    [
+        Skill("general", "", "for all", always=True),
+        Skill("tea", "hot drinks", "Choose the flavor of the tea, then the count."),
+        Skill("shoes", "things to wear", "Shoe sizes are plain numbers; choose the color of the shoes."),
+        Skill("lamps", "light", "A lamp for the living room."),
+    ]
+)
+
+
+def test_random_depends_on_the_task_and_the_seed_alone():
+    tasks = [{"task_id": f"t/{index}"} for index in range(200)]
+    first = [[skill.name for skill in skills] for skills in RandomRetriever(TOPICS).select(tasks)]
+    again = [[skill.name for skill in skills] for skills in RandomRetriever(TOPICS).select(tasks[::-1])]
+    assert first == again[::-1]
+    assert first != [[s.name for s in skills] for skills in RandomRetriever(TOPICS, seed=1).select(tasks)]
+    leaders = Counter(skills[1] for skills in first)
+    assert all(skills[0] == "general" and len(set(skills)) == 4 for skills in first)
+    assert all(40 <= leaders[name] <= 95 for name in ("tea", "shoes", "lamps"))  # about a third each
+
+
+def test_full_is_all_and_none_is_nothing():
+    assert FullRetriever(TOPICS).select([{}]) == [list(TOPICS)]
+    assert NoRetriever(TOPICS).select([{}, {}]) == [[], []]
+
+
+def test_bm25_ranks_by_the_formula():
+    query = "choose the color of these shoes for tea"
+    retriever = BM25Retriever(TOPICS)
+    ranked = retriever.rank({"prompt": query})
+    documents = {s.name: re.findall(r"\w\w+", f"{s.name} {s.description} {s.body}".lower()) for s in retriever.special}
+    mean_length = np.mean([len([w for w in words if w not in STOP]) for words in documents.values()])
+    scores = {}
+    for name, words in documents.items():
+        words = [word for word in words if word not in STOP]
+        scores[name] = 0.0
+        for term in set(query.split()) - STOP:
+            frequency = words.count(term)
+            holders = sum(term in other for other in documents.values())
+            idf = np.log(1 + (len(documents) - holders + 0.5) / (holders + 0.5))
+            length = 1 - 0.75 + 0.75 * len(words) / mean_length
+            scores[name] += idf * frequency / (frequency + 1.5 * length)
+    expected = sorted((name for name, score in scores.items() if score > 0), key=lambda name: -scores[name])
+    assert [skill.name for skill in ranked] == expected == ["shoes", "tea"]
+    assert BM25Retriever(TOPICS).rank({"prompt": "zebra"}) == []
+
+
+STOP = set(
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they".split()
+)
+
+
+def test_embeddings_rank_by_the_cosine(tmp_path):
+    retriever = EmbeddingRetriever(TOPICS, TINY_POLICY)
+    model = SentenceTransformer(TINY_POLICY)
+    texts = [f"{skill.name}\n{skill.description}\n{skill.body}" for skill in retriever.special]
+    for query in ("green tea, 20 count", "a lamp"):
+        vectors = model.encode([query, *texts]).astype(np.float64)
+        cosines = [v @ vectors[0] / np.linalg.norm(v) / np.linalg.norm(vectors[0]) for v in vectors[1:]]
+        expected = [texts[i].split("\n")[0] for i in np.argsort(-np.array(cosines))]
+        assert [skill.name for skill in retriever.rank({"prompt": query})] == expected
+
+
+def test_embeddings_without_their_package_name_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(ImportError, match=r"sdar-trl\[embedding\]"):
+        EmbeddingRetriever(TOPICS, "model")
+
+
+def test_ucb_bounds_equal_the_formula_and_untried_skills_come_first():
+    retriever = UCBRetriever(TOPICS, c=0.7)
+    retriever.update(
+        [("x", ["general", "tea"], 1.0), ("x", ["tea"], 0.0), ("x", ["shoes"], 0.25), ("y", ["tea"], 9.0)]
+    )
+    bounds = retriever.bounds("x")
+    np.testing.assert_allclose(bounds["tea"], 0.5 + 0.7 * np.sqrt(np.log(3) / 2))
+    np.testing.assert_allclose(bounds["shoes"], 0.25 + 0.7 * np.sqrt(np.log(3) / 1))
+    assert bounds["lamps"] == np.inf and "general" not in bounds
+    assert [skill.name for skill in retriever.rank({"task_type": "x"})] == ["lamps", "tea", "shoes"]
+    for_all = UCBRetriever(TOPICS, c=0.7, per_task_type=False)
+    for_all.load_state_dict(retriever.state_dict())
+    np.testing.assert_allclose(for_all.bounds("x")["tea"], 10 / 3 + 0.7 * np.sqrt(np.log(4) / 3))
+
+
+def test_ucbs_regret_on_a_bandit_is_far_below_randoms():
+    means = {"tea": 0.2, "shoes": 0.5, "lamps": 0.8}
+
+    def regret(retriever):
+        rng = random.Random(0)
+        total = 0.0
+        for index in range(2_000):
+            task = {"task_id": index, "task_type": "x"}
+            choice = retriever.rank(task)[0].name
+            total += 0.8 - means[choice]
+            retriever.update([("x", [choice], float(rng.random() < means[choice]))])
+        return total
+
+    assert regret(UCBRetriever(TOPICS)) < 0.25 * regret(RandomRetriever(TOPICS))
+
+
+def test_a_retrievers_state_survives_json_exactly():
+    retriever = UCBRetriever(TOPICS)
+    retriever.update([("x", ["tea"], 0.1 * index) for index in range(7)])
+    again = UCBRetriever(TOPICS)
+    again.load_state_dict(json.loads(json.dumps(retriever.state_dict())))
+    assert again.bounds("x") == retriever.bounds("x")
+    for each in (retriever, again):
+        each.update([("x", ["shoes"], 0.3)])
+    assert again.statistics == retriever.statistics
+
+
+# The command
+
+
+def check(*args):
+    command = [sys.executable, "-m", "sdar_trl.skills", "check", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_check_command_reports_tasks_lengths_and_what_is_missing(tmp_path):
+    write(tmp_path, "all", "---\nname: all\ndescription: d\nalways: true\n---\nbuy what is asked for")
+    write(tmp_path, "tea", "---\nname: tea\ndescription: d\ntask_types: [grocery]\n---\nchoose the flavor")
+    rows = [{"task_id": "t/0", "task_type": "grocery"}, {"task_id": "t/1", "task_type": "garden", "prompt": "lamp"}]
+    (tmp_path / "tasks.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    done = check(tmp_path, "--tasks", tmp_path / "tasks.jsonl", "--tokenizer", TINY_POLICY, "--show")
+    assert done.returncode == 1  # some task gets none
+    assert "t/0: all, tea" in done.stdout and "t/1: all" in done.stdout
+    assert "1 of 2 tasks get no skill of their own.\n  t/1 (garden)" in done.stdout
+    tokens = len(AutoTokenizer.from_pretrained(TINY_POLICY)("choose the flavor")["input_ids"])
+    assert re.search(rf"tea +{tokens} +1 +type: grocery", done.stdout)
+    assert check(tmp_path, "--tasks", "webshop", "--count", "20").returncode == 1
+    assert check(BUNDLED / "webshop", "--tasks", "webshop", "--count", "20").returncode == 0
+
+
+def test_the_check_command_says_what_is_wrong(tmp_path):
+    write(tmp_path, "a", "nothing")
+    done = check(tmp_path, "--tasks", "webshop", "--count", "2")
+    assert done.returncode == 1 and "error: " in done.stderr and "SKILL.md:1: expected YAML" in done.stderr
+    (tmp_path / "t.jsonl").write_text("{}\n{")
+    assert "t.jsonl:2: not JSON" in check(tmp_path, "--tasks", tmp_path / "t.jsonl").stderr
 
 
 def test_skills_are_written_out_whole_under_their_names():

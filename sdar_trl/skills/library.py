@@ -1,6 +1,7 @@
 """Skill files and the library that holds them."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import yaml
 
 
 BUNDLED = Path(__file__).parent / "bundled"
-_FIELDS = {"name", "description", "task_types", "keywords", "always", "license", "compatibility", "metadata"}
+MAPPING = "skill_mapping.json"
+_FIELDS = {"name", "description", "task_types", "keywords", "always"}
+_OTHER_FIELDS = {"license", "compatibility", "metadata", "allowed-tools"}  # of the Agent Skills convention
 
 
 @dataclass(frozen=True)
@@ -52,46 +55,51 @@ class Skill:
             [`Skill`]: the skill.
 
         Raises:
-            `ValueError`: if the file is malformed; the message names the file and what it should hold.
+            `ValueError`: if the file is malformed; the message names the file, the line and what it should hold.
         """
         path = Path(path)
-        text = path.read_text(encoding="utf-8")
+        text = _read(path)
         parts = text.split("---\n", 2)
         if len(parts) != 3 or parts[0].strip():
-            raise ValueError(f"{path}: expected YAML front matter between two `---` lines at the top.")
+            raise ValueError(f"{path}:1: expected YAML front matter between two `---` lines at the top.")
         try:
             meta = yaml.safe_load(parts[1])
         except yaml.YAMLError as error:
-            raise ValueError(f"{path}: the front matter is not YAML: {error}") from error
+            mark = getattr(error, "problem_mark", None)
+            line = 2 + mark.line if mark is not None else 2
+            raise ValueError(f"{path}:{line}: the front matter is not YAML: {error}") from error
         if not isinstance(meta, dict):
-            raise ValueError(f"{path}: the front matter must be a mapping, got {meta!r}.")
-        unknown = sorted(set(meta) - _FIELDS)
-        if unknown:
-            raise ValueError(f"{path}: unknown front matter {unknown}; known are {sorted(_FIELDS)}.")
+            raise ValueError(f"{path}:2: the front matter must be a mapping, got {meta!r}.")
+
+        def fail(key: str, message: str) -> ValueError:
+            lines = parts[1].splitlines()
+            line = next((number for number, text in enumerate(lines, 2) if text.startswith(f"{key}:")), 1)
+            return ValueError(f"{path}:{line}: {message}")
+
+        for key in meta:
+            if key not in _FIELDS | _OTHER_FIELDS:
+                raise fail(key, f"unknown front matter {key!r}; known are {sorted(_FIELDS | _OTHER_FIELDS)}.")
         for key in ("name", "description"):
             if not isinstance(meta.get(key), str) or not meta[key].strip():
-                raise ValueError(f"{path}: the front matter needs a `{key}`, a text; got {meta.get(key)!r}.")
+                raise fail(key, f"the front matter needs a `{key}`, a text; got {meta.get(key)!r}.")
         if meta["name"] != path.parent.name:
-            raise ValueError(f"{path}: `name` must be its folder's, {path.parent.name!r}; got {meta['name']!r}.")
+            raise fail("name", f"`name` must be its folder's, {path.parent.name!r}; got {meta['name']!r}.")
         if not isinstance(meta.get("always", False), bool):
-            raise ValueError(f"{path}: `always` must be true or false, got {meta['always']!r}.")
+            raise fail("always", f"`always` must be true or false, got {meta['always']!r}.")
+        for key in ("keywords", "task_types"):
+            words = meta.get(key) or []
+            if not isinstance(words, list) or not all(isinstance(word, str) and word.strip() for word in words):
+                raise fail(key, f"`{key}` must be a list of texts, got {words!r}.")
         if not parts[2].strip():
-            raise ValueError(f"{path}: the skill has no text after its front matter.")
+            raise ValueError(f"{path}:{len(text.splitlines())}: the skill has no text after its front matter.")
         return cls(
             name=meta["name"],
             description=meta["description"],
             body=parts[2].strip(),
-            keywords=_words(meta, "keywords", path),
-            task_types=_words(meta, "task_types", path),
+            keywords=tuple(meta.get("keywords") or ()),
+            task_types=tuple(meta.get("task_types") or ()),
             always=meta.get("always", False),
         )
-
-
-def _words(meta: dict[str, Any], key: str, path: Path) -> tuple[str, ...]:
-    words = meta.get(key) or []
-    if not isinstance(words, list) or not all(isinstance(word, str) and word.strip() for word in words):
-        raise ValueError(f"{path}: `{key}` must be a list of texts, got {words!r}.")
-    return tuple(words)
 
 
 class SkillLibrary:
@@ -101,6 +109,9 @@ class SkillLibrary:
     Args:
         skills (`list[Skill]`):
             The skills; names are unique.
+        substrings (`bool`, *optional*, defaults to `False`):
+            How skills are matched to a task: `False` compares task types as a whole and finds keywords as whole
+            words, `True` finds either anywhere, as the official code does with its own folders.
 
     Raises:
         `ValueError`: if two skills share a name, or there is none.
@@ -115,7 +126,7 @@ class SkillLibrary:
     ```
     """
 
-    def __init__(self, skills: Sequence[Skill]):
+    def __init__(self, skills: Sequence[Skill], *, substrings: bool = False):
         names = [skill.name for skill in skills]
         duplicates = sorted({name for name in names if names.count(name) > 1})
         if duplicates:
@@ -123,6 +134,7 @@ class SkillLibrary:
         if not skills:
             raise ValueError("A skill library needs at least one skill, got none.")
         self.skills = tuple(skills)
+        self.substrings = substrings
 
     def __iter__(self) -> Iterator[Skill]:
         return iter(self.skills)
@@ -131,13 +143,16 @@ class SkillLibrary:
         return len(self.skills)
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> "SkillLibrary":
+    def from_folder(cls, folder: str | Path, task_types: Iterable[str] | None = None) -> "SkillLibrary":
         """
-        Read every `*/SKILL.md` of a folder, in the order of their names.
+        Read a folder of skills: every `*/SKILL.md` in the order of their names, or, where it holds a
+        `skill_mapping.json`, the layout of the official repository.
 
         Args:
             folder (`str` or `Path`):
                 The folder.
+            task_types (`list[str]`, *optional*):
+                The task types there are. If given, a skill for any other is an error.
 
         Returns:
             [`SkillLibrary`]: the library.
@@ -145,10 +160,26 @@ class SkillLibrary:
         Raises:
             `ValueError`: if the folder holds no skill, or one is malformed.
         """
-        files = sorted(Path(folder).glob("*/SKILL.md"))
-        if not files:
-            raise ValueError(f"{folder}: no skills found; expected one folder a skill, each with a SKILL.md.")
-        return cls([Skill.from_file(file) for file in files])
+        folder = Path(folder)
+        if (folder / MAPPING).exists():
+            library = _from_mapping(folder)
+        else:
+            files = sorted(folder.glob("*/SKILL.md"))
+            if not files:
+                raise ValueError(
+                    f"{folder}: no skills found; expected one folder a skill, each with a SKILL.md, or a {MAPPING}."
+                )
+            library = cls([Skill.from_file(file) for file in files])
+        if task_types is not None:
+            known = sorted(task_types)
+            for skill in library:
+                unknown = sorted(set(skill.task_types) - set(known))
+                if unknown:
+                    raise ValueError(
+                        f"{folder}: skill {skill.name!r} is for unknown task types {unknown}; "
+                        f"expected some of {known}."
+                    )
+        return library
 
     @classmethod
     def bundled(cls, environment: str) -> "SkillLibrary":
@@ -157,7 +188,7 @@ class SkillLibrary:
 
         Args:
             environment (`str`):
-                The environment's name, e.g. `"webshop"`.
+                The environment's name: `"webshop"`, `"alfworld"` or `"search_qa"`.
 
         Returns:
             [`SkillLibrary`]: the library.
@@ -169,6 +200,65 @@ class SkillLibrary:
         if environment not in known:
             raise ValueError(f"No bundled skills for {environment!r}; there are some for {', '.join(known)}.")
         return cls.from_folder(BUNDLED / environment)
+
+
+def _read(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}:{line}: not UTF-8: {error.reason}. Save the file as UTF-8.") from error
+
+
+def _from_mapping(folder: Path) -> SkillLibrary:
+    """
+    The official repository's layout: `skill_files` from a skill's name to its Markdown file, `task_to_skill` from a
+    task type to a skill, `task_keywords` (optional) from a task type to words of which any will do. The skill named
+    `general_skills` goes with every task.
+    """
+    path = folder / MAPPING
+    text = _read(path)
+    try:
+        mapping = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}.") from error
+
+    def fail(word: str, message: str) -> ValueError:
+        lines = text.splitlines()
+        line = next((number for number, text in enumerate(lines, 1) if f'"{word}"' in text), 1)
+        return ValueError(f"{path}:{line}: {message}")
+
+    for key, optional in (("skill_files", False), ("task_to_skill", False), ("task_keywords", True)):
+        if not isinstance(mapping.get(key, {} if optional else None), dict):
+            raise fail(key, f"expected an object `{key}`, got {mapping.get(key)!r}.")
+    files: dict[str, Any] = mapping["skill_files"]
+    task_types: dict[str, list[str]] = {name: [] for name in files}
+    for task_type, name in mapping["task_to_skill"].items():
+        if name not in files:
+            raise fail(task_type, f"task type {task_type!r} wants skill {name!r}, which `skill_files` does not list.")
+        task_types[name].append(task_type)
+    keywords: dict[str, list[str]] = {name: [] for name in files}
+    for task_type, words in mapping.get("task_keywords", {}).items():
+        if task_type not in mapping["task_to_skill"]:
+            raise fail(task_type, f"keywords for {task_type!r}, a task type that `task_to_skill` does not list.")
+        if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
+            raise fail(task_type, f"the keywords of {task_type!r} must be a list of texts, got {words!r}.")
+        keywords[mapping["task_to_skill"][task_type]] += words
+    skills = []
+    for name, file in files.items():
+        target = (folder / file).resolve()
+        if not target.is_relative_to(folder.resolve()):
+            raise fail(name, f"the file of skill {name!r} lies outside the folder: {file!r}.")
+        if not target.is_file():
+            raise fail(name, f"the file of skill {name!r} is missing: {file!r}.")
+        body = _read(target).strip()
+        if not body:
+            raise ValueError(f"{target}:1: the skill has no text.")
+        skills.append(
+            Skill(name, "", body, tuple(keywords[name]), tuple(task_types[name]), always=name == "general_skills")
+        )
+    return SkillLibrary(skills, substrings=True)
 
 
 def format_skills(skills: Sequence[Skill]) -> str:

@@ -1,8 +1,16 @@
-"""Which skills go with which task."""
+"""Which skills go with which task.
 
+Skills for every task (`always`) come first, whatever the retriever; it ranks the others. `RETRIEVERS` has them by
+name.
+"""
+
+import math
+import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from .library import Skill, SkillLibrary
 
@@ -15,25 +23,43 @@ def task_text(task: Mapping[str, Any]) -> str:
     return next((str(message["content"]) for message in reversed(prompt) if message["role"] == "user"), "")
 
 
-class KeywordRetriever:
+class Retriever:
     """
-    Keyword matching (KM): the skills for every task first, then those for this one.
+    Ranks skills for a task, and keeps account of what came of them.
 
-    A skill is for a task if it names the task's `task_type`. Where no skill names that type, or the task has none, a
-    skill is for a task if one of its keywords occurs in the task's text as a whole word, in any case.
+    Subclasses define `rank`.
 
     Args:
         library ([`SkillLibrary`]):
             The skills to choose from.
+
+    Attributes:
+        statistics (`dict[str, dict[str, list[float]]]`):
+            By task type and skill: how many episodes it was selected for, and the sum of their returns.
+        ranks_all (`bool`):
+            Whether `rank` orders the whole library, so that a number of skills has to be set; 1 unless it is.
     """
+
+    ranks_all = False
 
     def __init__(self, library: SkillLibrary):
         self.library = library
-        self._patterns = {
-            skill.name: re.compile("|".join(rf"\b{re.escape(word)}\b" for word in skill.keywords), re.IGNORECASE)
-            for skill in library
-            if skill.keywords
-        }
+        self.general = [skill for skill in library if skill.always]
+        self.special = [skill for skill in library if not skill.always]
+        self.statistics: dict[str, dict[str, list[float]]] = {}
+
+    def rank(self, task: Mapping[str, Any]) -> list[Skill]:
+        """
+        The skills for a task, besides those for every task.
+
+        Args:
+            task (`dict`):
+                Dataset row; `task_type`, `task_id` and `prompt` may be read.
+
+        Returns:
+            `list[Skill]`: best first.
+        """
+        raise NotImplementedError
 
     def select(self, tasks: Sequence[Mapping[str, Any]]) -> list[list[Skill]]:
         """
@@ -41,20 +67,211 @@ class KeywordRetriever:
 
         Args:
             tasks (`list[dict]`):
-                Dataset rows; `task_type` and `prompt` are read.
+                Dataset rows.
 
         Returns:
             `list[list[Skill]]`: the skills of each task, those that go with every task first.
         """
-        return [self._select(task) for task in tasks]
+        return [[*self.general, *self.rank(task)] for task in tasks]
 
-    def _select(self, task: Mapping[str, Any]) -> list[Skill]:
-        general = [skill for skill in self.library if skill.always]
-        special = [skill for skill in self.library if not skill.always]
-        own = [skill for skill in special if task.get("task_type") in skill.task_types]
-        if not own:
-            text = task_text(task)
-            own = [
-                skill for skill in special if skill.name in self._patterns and self._patterns[skill.name].search(text)
-            ]
-        return general + own
+    def update(self, records: Iterable[tuple[str, Sequence[str], float]]) -> None:
+        """
+        Take account of finished episodes. Given the same records in the same order, every process has the same state.
+
+        Args:
+            records (`list[tuple[str, list[str], float]]`):
+                Task type, names of the selected skills and return of each episode.
+        """
+        for task_type, names, episode_return in records:
+            by_skill = self.statistics.setdefault(task_type, {})
+            for name in names:
+                entry = by_skill.setdefault(name, [0, 0.0])
+                entry[0] += 1
+                entry[1] += episode_return
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps; JSON can hold it."""
+        return {"statistics": self.statistics}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.statistics = state["statistics"]
+
+
+class KeywordRetriever(Retriever):
+    """
+    Keyword matching (KM).
+
+    A skill is for a task if it names the task's `task_type`. Where no skill names that type, or the task has none, a
+    skill is for a task if any of its keywords occurs in the task's text, in any case.
+    """
+
+    def __init__(self, library: SkillLibrary):
+        super().__init__(library)
+        edge = "" if library.substrings else r"\b"
+        self._patterns = {
+            skill.name: re.compile("|".join(rf"{edge}{re.escape(word)}{edge}" for word in skill.keywords), re.I)
+            for skill in self.special
+            if skill.keywords
+        }
+
+    def rank(self, task: Mapping[str, Any]) -> list[Skill]:
+        task_type = str(task.get("task_type", ""))
+        if self.library.substrings:
+            own = [skill for skill in self.special if any(name in task_type for name in skill.task_types)]
+        else:
+            own = [skill for skill in self.special if task_type in skill.task_types]
+        if own:
+            return own
+        text = task_text(task)
+        return [s for s in self.special if s.name in self._patterns and self._patterns[s.name].search(text)]
+
+
+class UCBRetriever(Retriever):
+    """
+    Upper confidence bounds: skills by `mean return + c * sqrt(ln N / n)`, of the n episodes a skill was selected for
+    among the N of all skills. Skills not tried yet come first.
+
+    Args:
+        library ([`SkillLibrary`]):
+            The skills to choose from.
+        c (`float`, *optional*, defaults to `1.0`):
+            Weight of the bonus for what was seldom tried.
+        per_task_type (`bool`, *optional*, defaults to `True`):
+            Learn for each task type by itself, or for all at once.
+    """
+
+    ranks_all = True
+
+    def __init__(self, library: SkillLibrary, c: float = 1.0, per_task_type: bool = True):
+        super().__init__(library)
+        self.c = c
+        self.per_task_type = per_task_type
+
+    def bounds(self, task_type: str) -> dict[str, float]:
+        """The upper bound of each skill for a task type; infinity for those not tried."""
+        types = [task_type] if self.per_task_type else list(self.statistics)
+        counts = {skill.name: 0.0 for skill in self.special}
+        totals = dict(counts)
+        for each in types:
+            for name, (count, total) in self.statistics.get(each, {}).items():
+                if name in counts:
+                    counts[name] += count
+                    totals[name] += total
+        tried = sum(counts.values())
+        return {
+            name: totals[name] / count + self.c * math.sqrt(math.log(tried) / count) if count else math.inf
+            for name, count in counts.items()
+        }
+
+    def rank(self, task: Mapping[str, Any]) -> list[Skill]:
+        bounds = self.bounds(str(task.get("task_type", "all")))
+        return sorted(self.special, key=lambda skill: -bounds[skill.name])  # ties in the library's order
+
+
+class RandomRetriever(Retriever):
+    """
+    Skills in a random order that depends on the task alone: the same in every process and run.
+
+    Args:
+        library ([`SkillLibrary`]):
+            The skills to choose from.
+        seed (`int`, *optional*, defaults to `0`):
+            Another seed, another order.
+    """
+
+    ranks_all = True
+
+    def __init__(self, library: SkillLibrary, seed: int = 0):
+        super().__init__(library)
+        self.seed = seed
+
+    def rank(self, task: Mapping[str, Any]) -> list[Skill]:
+        rng = random.Random(f"{self.seed} {task.get('task_id', task_text(task))}")
+        return rng.sample(self.special, len(self.special))
+
+
+class FullRetriever(Retriever):
+    """All skills, in the library's order."""
+
+    def rank(self, task: Mapping[str, Any]) -> list[Skill]:
+        return self.special
+
+
+class NoRetriever(Retriever):
+    """No skill at all, not even those for every task: a teacher that knows no more than the student."""
+
+    def select(self, tasks: Sequence[Mapping[str, Any]]) -> list[list[Skill]]:
+        return [[] for _ in tasks]
+
+
+class BM25Retriever(Retriever):
+    """Skills by BM25 of the task's text over their names, descriptions and bodies; those with no word in common are
+    left out."""
+
+    ranks_all = True
+
+    def __init__(self, library: SkillLibrary):
+        super().__init__(library)
+        import bm25s
+
+        self._bm25s = bm25s
+        self._index = bm25s.BM25()
+        self._index.index(self._tokens([_whole_text(skill) for skill in self.special]), show_progress=False)
+
+    def _tokens(self, texts: list[str]) -> Any:
+        return self._bm25s.tokenize(texts, stopwords="en", show_progress=False)
+
+    def rank(self, task: Mapping[str, Any]) -> list[Skill]:
+        # as text, so that words the index does not know are left out
+        tokens = self._bm25s.tokenize([task_text(task)], stopwords="en", return_ids=False, show_progress=False)
+        scores = self._index.get_scores(tokens[0])
+        return [self.special[i] for i in np.argsort(-scores, kind="stable") if scores[i] > 0]
+
+
+class EmbeddingRetriever(Retriever):
+    """
+    Skills by the cosine between embeddings of the task's text and of their names, descriptions and bodies.
+
+    Args:
+        library ([`SkillLibrary`]):
+            The skills to choose from.
+        model (`str`):
+            A sentence-transformers model: a hub id or a folder.
+
+    Raises:
+        `ImportError`: if sentence-transformers is not installed.
+    """
+
+    ranks_all = True
+
+    def __init__(self, library: SkillLibrary, model: str):
+        super().__init__(library)
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise ImportError('Embeddings need sentence-transformers: `pip install "sdar-trl[embedding]"`.') from error
+        self._model = SentenceTransformer(model)
+        self._skills = self._embed([_whole_text(skill) for skill in self.special])
+
+    def _embed(self, texts: list[str]) -> np.ndarray:
+        return self._model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+
+    def rank(self, task: Mapping[str, Any]) -> list[Skill]:
+        similarity = self._skills @ self._embed([task_text(task)])[0]
+        return [self.special[i] for i in np.argsort(-similarity, kind="stable")]
+
+
+def _whole_text(skill: Skill) -> str:
+    return f"{skill.name}\n{skill.description}\n{skill.body}"
+
+
+RETRIEVERS: dict[str, type[Retriever]] = {
+    "keyword": KeywordRetriever,
+    "ucb": UCBRetriever,
+    "random": RandomRetriever,
+    "full": FullRetriever,
+    "none": NoRetriever,
+    "bm25": BM25Retriever,
+    "embedding": EmbeddingRetriever,
+}

@@ -1,0 +1,224 @@
+"""What the teacher reads beyond the student's row: skills, a sibling's success, hindsight, or anything of your own.
+
+A teacher context is a function from finished episodes to texts, one each, called once their returns are known, as
+often on every process. An empty text leaves its episode out of the distillation.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from accelerate.utils import gather_object
+
+from .config import SDARConfig
+from .rollout import Episode, StopReason
+from .skills import (
+    RETRIEVERS,
+    EmbeddingRetriever,
+    KeywordRetriever,
+    RandomRetriever,
+    Retriever,
+    Skill,
+    SkillLibrary,
+    UCBRetriever,
+    format_skills,
+)
+
+
+logger = logging.getLogger(__name__)
+
+TeacherContext = Callable[[list[Episode]], list[str]]
+"""The privileged text of each finished episode."""
+
+
+class SkillContext:
+    """
+    Teacher context made of the skills that are retrieved for each task.
+
+    Args:
+        skills ([`SkillLibrary`] or [`~sdar_trl.skills.Retriever`]):
+            The skills to choose from, by keyword matching, or a retriever over them.
+        top_k (`int`, *optional*):
+            Most skills of a task besides those for every task. If `None`, 1 for retrievers that rank the whole library
+            (UCB, random, BM25, embeddings), and else no limit.
+        max_tokens (`int`, *optional*):
+            Most tokens of a context. What does not fit is dropped whole, lowest rank first, and counted.
+        count_tokens (`Callable[[str], int]`, *optional*):
+            Number of tokens of a text; needed with `max_tokens`.
+
+    Attributes:
+        metrics (`dict[str, list[float]]`):
+            Of the last call, one value per episode: `skills` selected, `dropped_skills` that did not fit, and
+            `no_own_skill`, 1.0 where nothing but skills for every task was found.
+
+    Raises:
+        `ValueError`: if `max_tokens` is given without `count_tokens`.
+    """
+
+    def __init__(
+        self,
+        skills: SkillLibrary | Retriever,
+        *,
+        top_k: int | None = None,
+        max_tokens: int | None = None,
+        count_tokens: Callable[[str], int] | None = None,
+    ):
+        if max_tokens is not None and count_tokens is None:
+            raise ValueError("`max_tokens` needs `count_tokens`, the tokenizer's count of a text's tokens.")
+        self.retriever = KeywordRetriever(skills) if isinstance(skills, SkillLibrary) else skills
+        self.top_k = 1 if top_k is None and self.retriever.ranks_all else top_k
+        self.max_tokens = max_tokens
+        self.count_tokens = count_tokens
+        self.metrics: dict[str, list[float]] = {}
+        self._warned: set[str] = set()
+
+    def __call__(self, episodes: list[Episode]) -> list[str]:
+        texts = []
+        self.metrics = {"skills": [], "dropped_skills": [], "no_own_skill": []}
+        for episode, ranked in zip(episodes, self.retriever.select([e.task for e in episodes]), strict=True):
+            general = [skill for skill in ranked if skill.always]
+            selected = [*general, *[skill for skill in ranked if not skill.always][: self.top_k]]
+            fitting = self._fit(selected)
+            episode.skills = tuple(skill.name for skill in fitting)
+            texts.append(format_skills(fitting))
+            misses = all(skill.always for skill in fitting)
+            if misses:
+                self._warn(str(episode.task.get("task_type", "unknown")))
+            self.metrics["skills"].append(float(len(fitting)))
+            self.metrics["dropped_skills"].append(float(len(selected) - len(fitting)))
+            self.metrics["no_own_skill"].append(float(misses))
+        return texts
+
+    def _fit(self, skills: list[Skill]) -> list[Skill]:
+        if self.max_tokens is not None and self.count_tokens is not None:
+            while skills and self.count_tokens(format_skills(skills)) > self.max_tokens:
+                skills = skills[:-1]
+        return skills
+
+    def _warn(self, task_type: str) -> None:
+        if task_type not in self._warned:
+            self._warned.add(task_type)
+            logger.warning(
+                "No skill of its own for task type %r: only general skills are read. Add a skill with this task "
+                "type, or with a keyword that occurs in such tasks.",
+                task_type,
+            )
+
+    def update(self, records: Iterable[tuple[str, Sequence[str], float]]) -> None:
+        """Let the retriever learn from finished episodes, see [`~sdar_trl.skills.Retriever.update`]."""
+        self.retriever.update(records)
+
+    def log_values(self) -> dict[str, float]:
+        """What UCB has learned: of each skill, how often it was selected and what the mean return was."""
+        values = {}
+        if isinstance(self.retriever, UCBRetriever):
+            for name, (count, mean) in self.statistics().items():
+                values[f"ucb/{name}/count"] = float(count)
+                values[f"ucb/{name}/mean_return"] = mean
+        return values
+
+    def statistics(self) -> dict[str, tuple[int, float]]:
+        """How many episodes each skill was read in (in training), and their mean return."""
+        result = {}
+        for skill in self.retriever.library:
+            entries = [
+                by_skill[skill.name] for by_skill in self.retriever.statistics.values() if skill.name in by_skill
+            ]
+            count = sum(int(entry[0]) for entry in entries)
+            result[skill.name] = (count, sum(entry[1] for entry in entries) / count if count else 0.0)
+        return result
+
+    def table(self) -> str:
+        """The statistics as a table to print."""
+        rows = self.statistics()
+        width = max(len(name) for name in rows)
+        lines = [f"{'skill':{width}}  episodes  mean return"]
+        return "\n".join([*lines, *(f"{n:{width}}  {count:8}  {mean:11.3f}" for n, (count, mean) in rows.items())])
+
+
+def skill_records(episodes: list[Episode]) -> list[tuple[str, list[str], float]]:
+    """What a retriever learns from: task type, skills and return of the episodes that were played to an end."""
+    return [
+        (str(episode.task.get("task_type", "all")), list(episode.skills), episode.episode_return)
+        for episode in episodes
+        if episode.stop_reason is not StopReason.ENV_ERROR
+    ]
+
+
+def skill_context(library: SkillLibrary, args: SDARConfig, count_tokens: Callable[[str], int]) -> SkillContext:
+    """
+    The context that a configuration asks for.
+
+    Args:
+        library ([`SkillLibrary`]):
+            The skills.
+        args ([`SDARConfig`]):
+            Names the retriever and its options.
+        count_tokens (`Callable[[str], int]`):
+            Number of tokens of a text.
+
+    Returns:
+        [`SkillContext`]: the context.
+    """
+    kind = RETRIEVERS[args.retriever]
+    options: dict[type[Retriever], dict[str, Any]] = {
+        UCBRetriever: {"c": args.ucb_c, "per_task_type": args.ucb_per_task_type},
+        RandomRetriever: {"seed": args.seed},
+        EmbeddingRetriever: {"model": args.embedding_model},
+    }
+    return SkillContext(
+        kind(library, **options.get(kind, {})),
+        top_k=args.skills_top_k,
+        max_tokens=args.max_context_tokens,
+        count_tokens=count_tokens,
+    )
+
+
+def sibling_context(episodes: list[Episode]) -> list[str]:
+    """
+    A successful attempt of the same task by another episode of its group, as in SDPO ("Reinforcement Learning via
+    Self-Distillation").
+
+    Episodes without a successful sibling are left out of the distillation.
+
+    Args:
+        episodes (`list[Episode]`):
+            Finished episodes of this process; those of all processes are looked at.
+
+    Returns:
+        `list[str]`: the texts.
+    """
+    siblings: dict[Any, list[tuple[list[int], str]]] = {}
+    for task_id, ids, text in gather_object([_attempt(e) for e in episodes if e.success]):
+        siblings.setdefault(task_id, []).append((ids, text))
+    texts = []
+    for episode in episodes:
+        own = episode.row(0)["completion_ids"]
+        others = [text for ids, text in siblings.get(episode.task["task_id"], []) if ids != own]
+        texts.append(f"# An attempt at this task that succeeded\n\n{others[0]}" if others else "")
+    return texts
+
+
+def _attempt(episode: Episode) -> tuple[Any, list[int], str]:
+    turns = [f"{turn.observation}\n> {turn.response}" for turn in episode.turns]
+    return episode.task["task_id"], episode.row(0)["completion_ids"], "\n".join(turns)
+
+
+def hindsight_context(episodes: list[Episode]) -> list[str]:
+    """
+    How the episode itself will end: its outcome, its return and the environment's last words.
+
+    Args:
+        episodes (`list[Episode]`):
+            Finished episodes.
+
+    Returns:
+        `list[str]`: the texts; empty where the environment raised.
+    """
+    return [
+        ""
+        if episode.stop_reason in (None, StopReason.ENV_ERROR)
+        else f"# How this attempt ended\n\nIt {'succeeded' if episode.success else 'failed'} after "
+        f"{len(episode.turns)} turns, with a return of {episode.episode_return:.2f}.\n{episode.feedback}".rstrip()
+        for episode in episodes
+    ]
