@@ -3,9 +3,9 @@ Do skills help a player that reads them, and how much does the retriever matter?
 
     python benchmarks/retrieval.py --json benchmarks/results/retrieval.json
 
-The policy plays the same held-out tasks of the embedded shop without skills, and with those that each retriever selects,
-in its own prompt. UCB first plays training tasks, in batches, and learns from their returns; on the panel it no longer
-learns.
+The policy plays the same held-out tasks of the embedded shop without skills, and with those that each retriever
+selects, in its own prompt. UCB first plays training tasks, in batches, and learns from their returns; on the panel it
+no longer learns.
 """
 
 import argparse

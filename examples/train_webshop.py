@@ -132,6 +132,8 @@ def main() -> None:
         metrics["seconds"] = time.perf_counter() - start
         (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         plot_training(trainer.state.log_history, output_dir / "training.png")
+        if any(count for count, _ in trainer.teacher_context.statistics().values()):
+            print(trainer.teacher_context.table(), end="\n\n")
         if results:
             print(results_table(results))
         print(f"{metrics['seconds']:.0f} seconds. Written to {output_dir}: metrics.json, training.png, the model.")

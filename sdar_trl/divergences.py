@@ -228,7 +228,7 @@ class VocabularyDivergence:
         self.model = model
         self.temperature = temperature
         self.keep_head = keep_head
-        self._teacher_weight: torch.Tensor | None = None
+        self.teacher_weight: torch.Tensor | None = None
 
     @contextmanager
     def hidden_states(self) -> Iterator[list[torch.Tensor]]:
@@ -262,7 +262,7 @@ class VocabularyDivergence:
             log_probs, ids = top_k_log_probs(hidden, head, self.top_k)
             return {"teacher_top_logps": log_probs, "teacher_top_ids": ids}
         if self.keep_head and self.model.training and head.weight.requires_grad:
-            self._teacher_weight = head.weight.detach().clone()
+            self.teacher_weight = head.weight.detach().clone()
         return {"teacher_hidden": hidden}
 
     def per_token(
@@ -292,7 +292,7 @@ class VocabularyDivergence:
         hidden = states[:, -student_logps.size(1) - 1 : -1]
         head = Head.of(self.model, self.temperature)
         if self.top_k is None:
-            weight = head.weight if self._teacher_weight is None else self._teacher_weight
+            weight = head.weight if self.teacher_weight is None else self.teacher_weight
             return full_divergence(self.name, hidden, inputs["teacher_hidden"], head, weight)
         teacher = inputs["teacher_top_logps"]
         student = log_probs_of(inputs["teacher_top_ids"], hidden, head, inputs["completion_ids"], student_logps)

@@ -12,12 +12,10 @@ Private names of TRL this file relies on are listed in `TRL_HOOKS`.
 """
 
 import copy
-import json
 import math
 import textwrap
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,12 +29,12 @@ from transformers import (
     TrainerCallback,
 )
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import get_config_model_id
 
 from .chat import Chat, Message
+from .checkpointing import ResumableGRPOTrainer
 from .config import SDARConfig
 from .contexts import SkillContext, TeacherContext, skill_context, skill_records
 from .divergences import FULL_DIVERGENCES, VocabularyDivergence
@@ -80,12 +78,13 @@ TRL_HOOKS = {
     ],
     "_compute_loss": ["model", "inputs"],
     "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
+    "_get_train_sampler": ["dataset"],
     "_save_checkpoint": ["model", "trial"],
     "_load_optimizer_and_scheduler": ["checkpoint"],
 }
 
 
-class SDARTrainer(GRPOTrainer):
+class SDARTrainer(ResumableGRPOTrainer):
     """
     Trainer for Self-Distilled Agentic Reinforcement Learning (SDAR): GRPO on episodes played in text environments,
     plus a token-gated distillation from the same model reading privileged context, such as skills.
@@ -512,17 +511,20 @@ class SDARTrainer(GRPOTrainer):
 
     # Checkpoints
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self._learns_skills and self.args.should_save:
-            folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            (folder / "retriever.json").write_text(json.dumps(self.teacher_context.retriever.state_dict()))
+    def _resume_state(self) -> dict[str, Any]:
+        state = super()._resume_state()
+        if self._learns_skills:
+            state["retriever"] = self.teacher_context.retriever.state_dict()
+        if self._vocabulary_divergence is not None:
+            state["teacher_weight"] = self._vocabulary_divergence.teacher_weight
+        return state
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if self._learns_skills and checkpoint is not None:
-            state = json.loads((Path(checkpoint) / "retriever.json").read_text())
-            self.teacher_context.retriever.load_state_dict(state)
+    def _load_resume_state(self, state: dict[str, Any]) -> None:
+        super()._load_resume_state(state)
+        if self._learns_skills:
+            self.teacher_context.retriever.load_state_dict(state["retriever"])
+        if self._vocabulary_divergence is not None:
+            self._vocabulary_divergence.teacher_weight = state["teacher_weight"]
 
     # Metrics
 

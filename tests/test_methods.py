@@ -315,7 +315,7 @@ def test_off_policy_the_teacher_keeps_the_output_layer_it_was_run_with(make_trai
     )
     inputs = scored_batch(trainer)
     head = trainer.model.get_output_embeddings().weight
-    kept = trainer._vocabulary_divergence._teacher_weight
+    kept = trainer._vocabulary_divergence.teacher_weight
     assert torch.equal(kept, head)
     before = trainer.compute_loss(trainer.model, inputs).item()
     with torch.no_grad():

@@ -1,0 +1,140 @@
+"""What plain TRL leaves out of a checkpoint, so that a stopped run goes on as if it had never stopped.
+
+Three things: the order of tasks after the first epoch; in the middle of a generation batch (where one lasts for
+several steps), that batch and the place in it; and a mark that the checkpoint is whole, written when every process has
+written its part.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints, sort_checkpoints
+from trl import GRPOTrainer
+
+
+logger = logging.getLogger(__name__)
+
+COMPLETE = "complete.json"
+
+
+class ResumableSampler(Sampler):
+    """
+    TRL's sampler, whose order in each epoch can be had again. By itself it starts over with the first epoch's order
+    when a run is resumed in a later one.
+
+    Args:
+        sampler ([`~trl.trainer.utils.RepeatSampler`]):
+            TRL's.
+        epoch (`Callable[[], int]`):
+            Number of epochs that are over.
+    """
+
+    def __init__(self, sampler: Any, epoch: Callable[[], int]):
+        self.sampler = sampler
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.sampler.shuffle:
+            self.sampler.generator.manual_seed(self.sampler.seed)
+            for _ in range(self.epoch()):
+                torch.randperm(self.sampler.num_samples, generator=self.sampler.generator)
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+def checkpoint_to_resume(resume_from_checkpoint: str | bool | None, output_dir: str) -> str | None:
+    """
+    The checkpoint to go on from.
+
+    Args:
+        resume_from_checkpoint (`str` or `bool`, *optional*):
+            A folder, or `True` for the last whole checkpoint in `output_dir`.
+        output_dir (`str`):
+            Where the checkpoints are.
+
+    Returns:
+        `str` or `None`: the folder.
+
+    Raises:
+        `ValueError`: if the folder was cut while it was being written, or there is no whole checkpoint.
+    """
+    if not resume_from_checkpoint:
+        return None
+    if resume_from_checkpoint is not True:
+        if not (Path(resume_from_checkpoint) / COMPLETE).exists():
+            raise ValueError(
+                f"{resume_from_checkpoint} is no whole checkpoint: it has no {COMPLETE}, which is written last. The "
+                "run was probably stopped while writing it. Resume from the one before, or with "
+                "`resume_from_checkpoint=True` from the last whole one."
+            )
+        return str(resume_from_checkpoint)
+    folders = sort_checkpoints(output_dir, PREFIX_CHECKPOINT_DIR)[::-1] if Path(output_dir).is_dir() else []
+    for folder in folders:
+        if (Path(folder) / COMPLETE).exists():
+            return str(folder)
+        logger.warning("%s was cut while it was being written, and is passed over.", folder)
+    raise ValueError(f"No whole checkpoint in {output_dir}.")
+
+
+class ResumableGRPOTrainer(GRPOTrainer):
+    """[`~trl.GRPOTrainer`] whose runs can be stopped at any moment and resumed exactly, by as many processes."""
+
+    args: Any
+    model: Any
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        checkpoint = checkpoint_to_resume(resume_from_checkpoint, str(self.args.output_dir))
+        return super().train(checkpoint, trial, ignore_keys_for_eval)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Sampler:
+        return ResumableSampler(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
+
+    def _resume_state(self) -> dict[str, Any]:
+        """What this process needs to go on: its place in the generation batch, and the batch while it is in use."""
+        split: Any = self.args.steps_per_generation
+        in_use = self._step % (split * self.num_iterations) > 0
+        batch = self._buffered_inputs if in_use else None
+        return {"step": self._step, "tokens": self._total_train_tokens, "batch": batch}
+
+    def _load_resume_state(self, state: dict[str, Any]) -> None:
+        self._step, self._total_train_tokens = state["step"], state["tokens"]
+        self._buffered_inputs = state["batch"]
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go once this one is whole
+        super()._save_checkpoint(model, trial)
+        self.args.save_total_limit = limit
+        run_dir = self._get_output_dir(trial)
+        folder = Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        torch.save(self._resume_state(), folder / f"resume_{self.accelerator.process_index}.pt")
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            content = {"global_step": self.state.global_step, "num_processes": self.accelerator.num_processes}
+            (folder / COMPLETE).write_text(json.dumps(content))
+            rotate_checkpoints(run_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        folder, processes = Path(checkpoint), self.accelerator.num_processes
+        written_by = json.loads((folder / COMPLETE).read_text())["num_processes"]
+        if written_by != processes:
+            raise ValueError(
+                f"{folder} was written by {written_by} processes, and there are {processes}. Resume with as many as "
+                "before, or start anew from its weights: `model=` that folder, without resuming."
+            )
+        file = folder / f"resume_{self.accelerator.process_index}.pt"
+        self._load_resume_state(torch.load(file, map_location=self.accelerator.device, weights_only=True))
