@@ -19,6 +19,7 @@ FULL_DIVERGENCES = {"reverse_kl": 1.0, "forward_kl": 0.0, "jsd": 0.5}
 """KL(student || teacher), KL(teacher || student) and the Jensen-Shannon divergence, with the mixture weight by which
 TRL's kernel tells them apart."""
 
+TOKEN_CHUNK = 1024  # tokens that go through the kernel at once
 TOP_K_CHUNK = 512  # tokens whose logits, or whose rows of the head, exist at once
 
 
@@ -68,8 +69,9 @@ def full_divergence(
     name: str, student_hidden: torch.Tensor, teacher_hidden: torch.Tensor, head: Head, teacher_weight: torch.Tensor
 ) -> torch.Tensor:
     """
-    Divergence of the two next-token distributions, by TRL's kernel, which goes over tokens and vocabulary in tiles of
-    4,096 by 32,768 (two of them, float32: 1 GiB whatever the length of the episodes).
+    Divergence of the two next-token distributions, by TRL's kernel, in tiles of 1,024 tokens by 32,768 entries of the
+    vocabulary. Two of them (float32, 256 MiB) exist at once, whatever the length of the episodes; without Triton, about
+    eleven.
 
     Args:
         name (`str`):
@@ -87,21 +89,27 @@ def full_divergence(
         `torch.Tensor`: divergence per token, shape (B, T).
     """
     bias = None if head.bias is None else head.bias.detach()
-    value, _ = ChunkedDivergenceFunction.apply(
-        student_hidden.flatten(0, 1),
-        head.weight,
-        head.bias,
-        teacher_hidden.flatten(0, 1),
-        teacher_weight.detach(),
-        bias,
-        FULL_DIVERGENCES[name],
-        head.temperature,
-        head.scale,
-        head.softcap,
-        head.scale,
-        head.softcap,
+    chunks = zip(
+        student_hidden.flatten(0, 1).split(TOKEN_CHUNK), teacher_hidden.flatten(0, 1).split(TOKEN_CHUNK), strict=True
     )
-    return value.view(student_hidden.shape[:2])
+    values = [
+        ChunkedDivergenceFunction.apply(
+            student,
+            head.weight,
+            head.bias,
+            teacher,
+            teacher_weight.detach(),
+            bias,
+            FULL_DIVERGENCES[name],
+            head.temperature,
+            head.scale,
+            head.softcap,
+            head.scale,
+            head.softcap,
+        )[0]
+        for student, teacher in chunks
+    ]
+    return torch.cat(values).view(student_hidden.shape[:2])
 
 
 @torch.no_grad()
