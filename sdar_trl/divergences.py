@@ -70,8 +70,8 @@ def full_divergence(
 ) -> torch.Tensor:
     """
     Divergence of the two next-token distributions, by TRL's kernel, in tiles of 1,024 tokens by 32,768 entries of the
-    vocabulary. Two of them (float32, 256 MiB) exist at once, whatever the length of the episodes; without Triton, about
-    eleven.
+    vocabulary. Two of them (float32, 256 MiB) exist at once, whatever the length of the episodes; without Triton,
+    about eleven.
 
     Args:
         name (`str`):
