@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch.utils.data import Sampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints, sort_checkpoints
 from trl import GRPOTrainer
@@ -137,4 +138,5 @@ class ResumableGRPOTrainer(GRPOTrainer):
                 "before, or start anew from its weights: `model=` that folder, without resuming."
             )
         file = folder / f"resume_{self.accelerator.process_index}.pt"
-        self._load_resume_state(torch.load(file, map_location=self.accelerator.device, weights_only=True))
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        self._load_resume_state(send_to_device(state, self.accelerator.device))

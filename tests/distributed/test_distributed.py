@@ -1,0 +1,162 @@
+"""Several real processes on CPU: the same losses and weights as one, and runs that are killed and go on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+
+HERE = Path(__file__).parent
+WORLD = {"single": 1, "ddp": 2, "zero2": 2, "zero3": 2, "fsdp2": 2}
+
+
+def launch(backend, folder, jobs, expect_killed=False):
+    port = 29500 + os.getpid() % 1000
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(WORLD[backend])]
+    command += ["--master_port", str(port), str(HERE / "worker.py"), backend, str(folder), json.dumps(jobs)]
+    if backend == "single":
+        command = [sys.executable, str(HERE / "worker.py"), backend, str(folder), json.dumps(jobs)]
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parent.parent)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    failed, was_killed = done.returncode != 0, done.returncode == -9 or "SIGKILL" in done.stderr
+    assert failed == expect_killed == was_killed, done.stdout[-3000:] + done.stderr[-9000:]
+
+
+def result(folder, name, rank=0):
+    return json.loads((folder / f"{name}_{rank}.json").read_text())
+
+
+# Agreement
+
+# four rows a step: two tasks, two episodes each
+SCRIPTED = {"play": "scripted", "num_generations": 2, "max_steps": 3, "sdar_coef": 0.5, "beta": 0.04}
+
+
+@pytest.fixture(scope="module")
+def agreed(random_model_folder, tmp_path_factory):
+    """The same scripted episodes, with full weights and with LoRA, on every backend that was asked for."""
+    folders = {}
+
+    def get(backend):
+        if backend not in folders:
+            folders[backend] = tmp_path_factory.mktemp(backend)
+            rows = 4 // WORLD[backend]
+            common = {**SCRIPTED, "model": random_model_folder, "per_device_train_batch_size": rows}
+            jobs = [{**common, "name": "full"}, {**common, "name": "lora", "lora": True}]
+            launch(backend, folders[backend], jobs)
+        return folders[backend]
+
+    return get
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+@pytest.mark.parametrize("backend", ["ddp", "zero2", "zero3", "fsdp2"])
+def test_losses_metrics_and_weights_agree_with_one_process(backend, name, agreed):
+    one, several = agreed("single"), agreed(backend)
+    left = result(one, name)
+    right = [result(several, name, rank) for rank in range(2)]
+    assert left["world_size"] == 1 and [r["world_size"] for r in right] == [2, 2]
+    played = [[ids for r in right for ids in r["generations"][i][1]] for i in range(3)]
+    assert played == [generation for _, generation in left["generations"]]
+    compared = ("loss", "grad_norm", "kl", "reward", "sdar/loss", "sdar/gap_mean", "sdar/gap_std", "sdar/gate_mean")
+    for ours, theirs in zip(left["history"], right[0]["history"], strict=True):
+        for key in (*compared, "sdar/context_tokens", "env/return", "env/success"):
+            assert np.isclose(float(ours[key]), float(theirs[key]), rtol=1e-3, atol=1e-5), key
+    file = "adapter_model.safetensors" if name == "lora" else "model.safetensors"
+    ours, theirs = load_file(one / name / file), load_file(several / name / file)
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4, msg=key)
+
+
+def test_zero3_really_shards_and_what_it_saves_is_plain_transformers(agreed):
+    folder = agreed("zero3")
+    model = AutoModelForCausalLM.from_pretrained(folder / "full")
+    assert result(folder, "full")["local_parameters"] < sum(p.numel() for p in model.parameters())
+    reference = load_file(agreed("single") / "full" / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        if name in reference:
+            torch.testing.assert_close(parameter.detach(), reference[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+# Episodes of any length, and one process's environments raising
+
+
+@pytest.mark.parametrize("backend", ["ddp", "zero3"])
+def test_environments_that_raise_on_one_process_only_leave_the_others_playing(backend, random_model_folder, tmp_path):
+    job = {
+        "model": random_model_folder,
+        "play": "sampled",
+        "num_generations": 2,
+        "per_device_train_batch_size": 2,
+        "max_steps": 3,
+        "sdar_coef": 0.5,
+        "retriever": "ucb",
+    }
+    launch(backend, tmp_path, [{**job, "name": "raises", "fails_on": 1}])
+    left, right = (result(tmp_path, "raises", rank) for rank in range(2))
+    assert len(left["history"]) == len(right["history"]) == 3
+    assert left["history"] == right["history"]  # what is logged is of all processes
+    assert "env_error" not in left["stop_reasons"]
+    assert any(entry["env/stop/env_error"] > 0 for entry in left["history"])
+    assert left["generate_calls"] == right["generate_calls"]
+
+
+# Stopping and going on
+
+RESUME = {
+    "play": "sampled",
+    "num_generations": 2,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "steps_per_generation": 2,
+    "num_iterations": 2,
+    "max_steps": 14,
+    "sdar_coef": 0.5,
+    "sdar_coef_schedule": "cosine",
+    "gate_beta_schedule": "linear",
+    "retriever": "ucb",
+    "save_strategy": "steps",
+    "save_steps": 1,
+    "save_total_limit": 2,
+}
+
+
+@pytest.mark.parametrize("backend", ["single", "ddp"])
+def test_a_run_killed_again_and_again_is_the_run_that_was_never_stopped(backend, random_model_folder, tmp_path):
+    """Killed within a generation batch, at the end of the first epoch, and within a batch of the second."""
+    # an epoch is 4 tasks: one generation batch has 2 tasks per process, and lasts for 4 steps
+    job = {**RESUME, "model": random_model_folder, "tasks": 4 * WORLD[backend]}
+    launch(backend, tmp_path, [{**job, "name": "whole"}])
+    for kill_at in (3, 8, 10):
+        killed = {**job, "name": "killed", "kill_at": kill_at, "resume": kill_at > 3}
+        launch(backend, tmp_path, [killed], expect_killed=True)
+        assert (tmp_path / "killed" / f"checkpoint-{kill_at}" / "complete.json").exists()
+        assert not (tmp_path / "killed_0.json").exists()
+    launch(backend, tmp_path, [{**job, "name": "killed", "resume": True}])
+    for rank in range(WORLD[backend]):
+        whole, killed = result(tmp_path, "whole", rank), result(tmp_path, "killed", rank)
+        assert [step for step, _ in whole["generations"]] == [0, 4, 8, 12]
+        assert killed["generations"] == whole["generations"][3:]  # step 10 still trains on the batch of step 8
+    ends = [tmp_path / name / "checkpoint-14" for name in ("whole", "killed")]
+    histories = [json.loads((end / "trainer_state.json").read_text())["log_history"] for end in ends]
+    for key in ("loss", "sdar/coef", "sdar/gate_beta", "sdar/loss", "epoch"):
+        left, right = ([entry[key] for entry in history] for history in histories)
+        assert left == right and len(left) == 14, key
+    left, right = (load_file(end / "model.safetensors") for end in ends)
+    assert all(torch.equal(left[key], right[key]) for key in left)
+    left, right = (torch.load(end / "resume_0.pt")["retriever"] for end in ends)
+    assert left == right
+    kept = sorted(path.name for path in (tmp_path / "killed").glob("checkpoint-*"))
+    assert kept == ["checkpoint-13", "checkpoint-14"]

@@ -1,0 +1,195 @@
+"""
+One process of a distributed run on CPU; the tests launch it with torchrun.
+
+    torchrun --nproc_per_node 2 worker.py single|ddp|zero2|zero3|fsdp2 FOLDER JOBS
+
+JOBS is a JSON list of runs that share the launch. Each has a name and the options of `run`; FOLDER/NAME_RANK.json gets
+what came of it.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+backend, folder, jobs = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+if backend.startswith("zero"):
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+
+import torch  # noqa: E402
+from accelerate import PartialState  # noqa: E402
+from accelerate.utils import DistributedType  # noqa: E402
+
+
+torch.set_num_threads(1)
+if backend in ("zero2", "zero3", "fsdp2"):
+    state = PartialState(backend="gloo")
+    if backend == "fsdp2":
+        state.distributed_type = DistributedType.MULTI_GPU  # what accelerate turns into FSDP; it takes no CPU
+
+from datasets import Dataset  # noqa: E402
+from peft import LoraConfig  # noqa: E402
+from toys import CountingEnv  # noqa: E402
+from transformers import TrainerCallback  # noqa: E402
+
+from sdar_trl import SDARConfig, SDARTrainer, Skill, SkillLibrary  # noqa: E402
+
+
+SKILLS = SkillLibrary(
+    [
+        Skill("general", "", "say every number.", always=True),
+        Skill("even", "", "even tasks want calm.", task_types=("even",)),
+        Skill("odd", "", "odd tasks want courage.", task_types=("odd",)),
+    ]
+)
+
+
+def deepspeed_config(stage: int) -> dict:
+    return {
+        "zero_optimization": {
+            "stage": stage,
+            "stage3_param_persistence_threshold": 0,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": False},
+        "fp16": {"enabled": False},
+        "gradient_accumulation_steps": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "train_batch_size": "auto",
+    }
+
+
+def scripted(ids: list[list[int]]) -> tuple[list[list[int]], None]:
+    """Responses that depend on what was read alone, so that every backend trains on the same episodes."""
+    return [[10 + (sum(row) * (k + 3)) % 900 for k in range(1 + sum(row) % 5)] for row in ids], None
+
+
+class Killer(TrainerCallback):
+    """Dies without a word once a checkpoint is whole."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()  # let the others finish writing too
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(
+    name: str,
+    model: str,
+    *,
+    play: str,
+    tasks: int = 8,
+    lora: bool = False,
+    fails_on: int | None = None,
+    kill_at: int | None = None,
+    resume: bool = False,
+    **options,
+) -> None:
+    rank = int(os.environ.get("RANK", 0))
+    rows = [
+        {
+            "prompt": [{"role": "system", "content": "you count."}, {"role": "user", "content": f"task {index}: "}],
+            "task_id": f"count/{index}",
+            "task_type": "even" if index % 2 == 0 else "odd",
+            "length": 1 + index % 3,
+        }
+        for index in range(tasks)
+    ]
+    distributed = {}
+    if backend.startswith("zero"):
+        distributed["deepspeed"] = deepspeed_config(int(backend[-1]))
+    if backend == "fsdp2":
+        distributed["fsdp"] = True
+        distributed["fsdp_config"] = {
+            "version": 2,
+            "transformer_layer_cls_to_wrap": ["Qwen3DecoderLayer"],
+            "state_dict_type": "FULL_STATE_DICT",
+        }
+    if backend in ("zero2", "zero3", "fsdp2"):
+        distributed["accelerator_config"] = {"use_configured_state": True}
+    args = SDARConfig(
+        output_dir=str(folder / name),
+        **{
+            "max_completion_length": 96,
+            "max_response_length": 8,
+            "max_turns": 4,
+            "learning_rate": 1e-2,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "use_cpu": backend in ("single", "ddp"),
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "disable_tqdm": True,
+            **distributed,
+            **options,
+        },
+    )
+
+    class Env(CountingEnv):
+        def reset(self, **task):
+            fails = {"fails_at": 2} if fails_on == rank else {}
+            return super().reset(**{**task, **fails})
+
+    adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    torch.manual_seed(0)  # the same adapter on every process
+    trainer = SDARTrainer(
+        model=model,
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        environment_factory=Env,
+        skills=SKILLS,
+        peft_config=adapter if lora else None,
+        callbacks=[Killer(kill_at)] if kill_at is not None else None,
+    )
+    generate_calls = 0
+    if play == "scripted":
+        trainer.rollout.generate = scripted
+    else:
+        generate = trainer.rollout.generate
+
+        def counted(ids):
+            nonlocal generate_calls
+            generate_calls += 1
+            return generate(ids)
+
+        trainer.rollout.generate = counted
+    generations = []
+    score = trainer._generate_and_score_completions
+
+    def recorded(inputs):
+        output = score(inputs)
+        generations.append(
+            [trainer.state.global_step, [episode.row(0)["completion_ids"] for episode in trainer._episodes]]
+        )
+        return output
+
+    trainer._generate_and_score_completions = recorded
+    trainer.train(resume_from_checkpoint=resume or None)
+    trainer.save_model()
+    result = {
+        "world_size": trainer.accelerator.num_processes,
+        "generations": generations,
+        "generate_calls": generate_calls,
+        "stop_reasons": [episode.stop_reason.value for episode in trainer._episodes],
+        "local_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
+    }
+    (folder / f"{name}_{rank}.json").write_text(json.dumps(result))
+    trainer.accelerator.wait_for_everyone()
+
+
+for job in jobs:
+    run(**job)
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
