@@ -54,7 +54,9 @@ def agreed(random_model_folder, tmp_path_factory):
             rows = 4 // WORLD[backend]
             common = {**SCRIPTED, "model": random_model_folder, "per_device_train_batch_size": rows}
             jobs = [{**common, "name": "full"}, {**common, "name": "lora", "lora": True}]
-            launch(backend, folders[backend], jobs)
+            # DeepSpeed is set up once a process
+            for together in [[job] for job in jobs] if backend.startswith("zero") else [jobs]:
+                launch(backend, folders[backend], together)
         return folders[backend]
 
     return get
@@ -75,6 +77,7 @@ def test_losses_metrics_and_weights_agree_with_one_process(backend, name, agreed
             assert np.isclose(float(ours[key]), float(theirs[key]), rtol=1e-3, atol=1e-5), key
     file = "adapter_model.safetensors" if name == "lora" else "model.safetensors"
     ours, theirs = load_file(one / name / file), load_file(several / name / file)
+    theirs.pop("lm_head.weight", None)  # FSDP and ZeRO write tied weights twice
     assert ours.keys() == theirs.keys()
     for key in ours:
         torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4, msg=key)
@@ -107,7 +110,8 @@ def test_environments_that_raise_on_one_process_only_leave_the_others_playing(ba
     launch(backend, tmp_path, [{**job, "name": "raises", "fails_on": 1}])
     left, right = (result(tmp_path, "raises", rank) for rank in range(2))
     assert len(left["history"]) == len(right["history"]) == 3
-    assert left["history"] == right["history"]  # what is logged is of all processes
+    for ours, theirs in zip(left["history"], right["history"], strict=True):  # what is logged is of all processes
+        assert {**ours, "step_time": 0} == {**theirs, "step_time": 0}
     assert "env_error" not in left["stop_reasons"]
     assert any(entry["env/stop/env_error"] > 0 for entry in left["history"])
     assert left["generate_calls"] == right["generate_calls"]
