@@ -129,6 +129,7 @@ def main() -> None:
     if trainer.accelerator.is_main_process:
         output_dir = Path(training_args.output_dir)
         metrics: dict[str, Any] = {name: result.to_dict() for name, result in results.items()}
+        metrics["processes"] = trainer.accelerator.num_processes
         metrics["seconds"] = time.perf_counter() - start
         (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         plot_training(trainer.state.log_history, output_dir / "training.png")

@@ -1,0 +1,166 @@
+"""Checkpoints that are whole, and adapters; distributed/ has the runs that are killed."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel
+from toys import CountingEnv
+from transformers import AutoModelForCausalLM
+
+from sdar_trl import SDARTrainer
+
+
+SAVING = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+
+
+@pytest.fixture
+def make_trainer(random_model_folder, tasks, skills, make_config):
+    def make(config=None, **kwargs):
+        defaults = {"train_dataset": tasks, "environment_factory": CountingEnv, "skills": skills}
+        return SDARTrainer(model=random_model_folder, args=config or make_config(), **{**defaults, **kwargs})
+
+    return make
+
+
+def scored_batch(trainer):
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer._generate_and_score_completions([dict(trainer.train_dataset[0])] * 4)
+
+
+# Whole or not
+
+
+@pytest.fixture
+def folder(make_trainer, make_config, tmp_path):
+    make_trainer(make_config(**SAVING)).train()
+    return tmp_path / "out"
+
+
+def test_a_checkpoint_that_was_cut_while_being_written_is_not_resumed_from(folder, make_trainer, make_config, caplog):
+    (folder / "checkpoint-3" / "complete.json").unlink()
+    config = make_config(**{**SAVING, "max_steps": 4})
+    with pytest.raises(ValueError, match="checkpoint-3 is no whole checkpoint"):
+        make_trainer(config).train(resume_from_checkpoint=str(folder / "checkpoint-3"))
+    trainer = make_trainer(config)
+    trainer.train(resume_from_checkpoint=True)
+    assert "checkpoint-3 was cut while it was being written, and is passed over" in caplog.text
+    steps = [entry["step"] for entry in trainer.state.log_history if "loss" in entry]
+    assert steps == [1, 2, 3, 4]  # the first two from checkpoint-2
+
+
+def test_without_a_whole_checkpoint_there_is_nothing_to_resume(folder, make_trainer, make_config):
+    for path in folder.glob("checkpoint-*/complete.json"):
+        path.unlink()
+    with pytest.raises(ValueError, match="No whole checkpoint in"):
+        make_trainer(make_config(**SAVING)).train(resume_from_checkpoint=True)
+    shutil.rmtree(folder)
+    with pytest.raises(ValueError, match="No whole checkpoint in"):
+        make_trainer(make_config(**SAVING)).train(resume_from_checkpoint=True)
+
+
+def test_another_number_of_processes_is_an_error_that_names_both(folder, make_trainer, make_config):
+    mark = folder / "checkpoint-3" / "complete.json"
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), "num_processes": 2}))
+    with pytest.raises(ValueError, match="written by 2 processes, and there are 1"):
+        make_trainer(make_config(**SAVING)).train(resume_from_checkpoint=True)
+
+
+def test_older_checkpoints_go_only_once_the_new_one_is_whole(make_trainer, make_config, tmp_path, monkeypatch):
+    trainer = make_trainer(make_config(**SAVING, save_total_limit=1))
+    save, kept = trainer._resume_state, []
+
+    def state():
+        kept.append(sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")))
+        return save()
+
+    monkeypatch.setattr(trainer, "_resume_state", state)
+    trainer.train()
+    assert kept == [["checkpoint-1"], ["checkpoint-1", "checkpoint-2"], ["checkpoint-2", "checkpoint-3"]]
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+# Adapters
+
+
+def test_with_lora_the_teacher_is_the_current_adapter_and_the_reference_the_base(make_trainer, make_config):
+    adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    trainer = make_trainer(
+        make_config(beta=0.1), peft_config=adapter, skills=lambda episodes: ["read this."] * len(episodes)
+    )
+    output = scored_batch(trainer)
+    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
+    mask = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
+    length = output["completion_ids"].size(1)
+
+    def logps(ids, mask):
+        logits = trainer.model(input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1]
+        return logits.log_softmax(-1).gather(-1, output["completion_ids"].unsqueeze(-1)).squeeze(-1)
+
+    prompts = trainer._prompts_with_context(trainer._episodes)
+    encoded = torch.tensor(
+        [
+            trainer.processing_class.apply_chat_template(p, add_generation_prompt=True, return_dict=False)
+            for p in prompts
+        ]
+    )
+    trainer.model.eval()
+    with torch.no_grad():
+        teacher = logps(
+            torch.cat([encoded, output["completion_ids"]], 1),
+            torch.cat([torch.ones_like(encoded), output["completion_mask"]], 1),
+        )
+        with trainer.model.disable_adapter():
+            base = logps(ids, mask)
+    padding = output["completion_mask"] == 0
+    for ours, expected in ((output["teacher_per_token_logps"], teacher), (output["ref_per_token_logps"], base)):
+        torch.testing.assert_close(ours, expected.masked_fill(padding, 0), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(base, logps(ids, mask), atol=1e-3)
+
+
+def test_an_adapter_on_the_output_layer_is_refused_with_the_reason(make_trainer):
+    with pytest.raises(ValueError, match="adapter to `lm_head` is not supported: the log-probabilities"):
+        make_trainer(peft_config=LoraConfig(r=4, target_modules=["q_proj", "lm_head"]))
+
+
+def test_the_whole_output_layer_trains_next_to_an_adapter(make_trainer, make_config):
+    adapter = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    trainer = make_trainer(make_config(sdar_coef=0.5), peft_config=adapter)
+    before = trainer.model.get_output_embeddings().weight.detach().clone()
+    trainer.train()
+    assert not torch.equal(before, trainer.model.get_output_embeddings().weight)
+    output = scored_batch(trainer)
+    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
+    mask = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
+    length = output["completion_ids"].size(1)
+    ours = trainer._score(ids, mask, length)
+    with torch.no_grad():
+        logits = trainer.model.eval()(input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1]
+    expected = logits.log_softmax(-1).gather(-1, output["completion_ids"].unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(ours, expected * output["completion_mask"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_merged_adapter_is_a_plain_model_that_trains_on(make_trainer, make_config, tmp_path, random_model_folder):
+    trainer = make_trainer(peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    trainer.train()
+    trainer.save_model(tmp_path / "adapter")
+    ids = torch.arange(10, 30).unsqueeze(0)
+    base = AutoModelForCausalLM.from_pretrained(random_model_folder)
+    with torch.no_grad():
+        expected = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()(ids).logits
+    AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").merge_and_unload().save_pretrained(
+        tmp_path / "merged"
+    )
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, expected, rtol=1e-4, atol=1e-5)
+    trainer.processing_class.save_pretrained(tmp_path / "merged")
+    again = SDARTrainer(
+        model=str(tmp_path / "merged"),
+        args=make_config(max_steps=1),
+        train_dataset=trainer.train_dataset,
+        environment_factory=CountingEnv,
+        skills=trainer.teacher_context.retriever.library,
+    )
+    again.train()
