@@ -72,6 +72,15 @@ def test_the_configurations_parse():
         assert config.num_generations == 8
 
 
+def test_two_processes_without_a_gpu_are_two(tmp_path):
+    run(
+        *("accelerate", "launch", "--config_file", "examples/accelerate_configs/ddp_cpu.yaml"),
+        *("examples/train_webshop.py", "--use_cpu", "--max_steps", "1", "--per_device_train_batch_size", "2", "--num_generations", "2"),
+        *("--max_turns", "2", "--panel_size", "4", "--output_dir", str(tmp_path)),
+    )
+    assert json.loads((tmp_path / "metrics.json").read_text())["processes"] == 2
+
+
 def test_the_readmes_python_example_trains(tmp_path):
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     small = (
