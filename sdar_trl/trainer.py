@@ -8,7 +8,7 @@ One step, top to bottom:
 2. `_compute_loss`: TRL's own forward and policy loss; the log-probs of that forward meet the teacher's in
    `_distillation_loss`, and the two losses are added.
 
-Private names of TRL this file relies on are listed in `TRL_HOOKS`.
+The private names of TRL that are relied on are listed in `trl_hooks.py`.
 """
 
 import copy
@@ -60,28 +60,6 @@ from .teacher import (
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
-
-
-# Methods of GRPOTrainer that are overridden or called here, with their parameters. A test compares them with the TRL
-# that is installed, so that an upgrade fails there first.
-TRL_HOOKS = {
-    "_generate_and_score_completions": ["inputs"],
-    "_tokenize_prompts": ["prompts"],
-    "_generate_single_turn": ["prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"],
-    "_get_per_token_logps_and_entropies": [
-        "model",
-        "input_ids",
-        "attention_mask",
-        "logits_to_keep",
-        "batch_size",
-        "compute_entropy",
-    ],
-    "_compute_loss": ["model", "inputs"],
-    "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
-    "_get_train_sampler": ["dataset"],
-    "_save_checkpoint": ["model", "trial"],
-    "_load_optimizer_and_scheduler": ["checkpoint"],
-}
 
 
 class SDARTrainer(ResumableGRPOTrainer):

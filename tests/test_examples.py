@@ -75,7 +75,16 @@ def test_the_configurations_parse():
 def test_two_processes_without_a_gpu_are_two(tmp_path):
     run(
         *("accelerate", "launch", "--config_file", "examples/accelerate_configs/ddp_cpu.yaml"),
-        *("examples/train_webshop.py", "--use_cpu", "--max_steps", "1", "--per_device_train_batch_size", "2", "--num_generations", "2"),
+        *(
+            "examples/train_webshop.py",
+            "--use_cpu",
+            "--max_steps",
+            "1",
+            "--per_device_train_batch_size",
+            "2",
+            "--num_generations",
+            "2",
+        ),
         *("--max_turns", "2", "--panel_size", "4", "--output_dir", str(tmp_path)),
     )
     assert json.loads((tmp_path / "metrics.json").read_text())["processes"] == 2

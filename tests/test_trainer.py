@@ -10,11 +10,12 @@ from peft import LoraConfig, PeftModel
 from toys import CalculatorEnv, CountingEnv
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
+from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
 from sdar_trl import SDARConfig, SDARTrainer
 from sdar_trl.chat import Chat
 from sdar_trl.rollout import Rollout
-from sdar_trl.trainer import TRL_HOOKS
+from sdar_trl.trl_hooks import ATTRIBUTES, DIVERGENCE_KERNEL, TRL_HOOKS
 
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
@@ -54,6 +55,15 @@ def test_the_private_names_of_trl_exist_with_the_expected_parameters():
     for name, expected in TRL_HOOKS.items():
         parameters = list(inspect.signature(getattr(GRPOTrainer, name)).parameters)[1:]
         assert parameters[: len(expected)] == expected, f"GRPOTrainer.{name} has changed: {parameters}"
+    assert list(inspect.signature(ChunkedDivergenceFunction.forward).parameters)[1:] == DIVERGENCE_KERNEL
+
+
+def test_the_private_attributes_of_trl_exist(random_model_folder, tasks, make_config):
+    trainer = GRPOTrainer(
+        model=random_model_folder, reward_funcs=len, args=make_config(GRPOConfig), train_dataset=tasks
+    )
+    for name in ATTRIBUTES:
+        assert hasattr(trainer, name), name
 
 
 VARIANTS = {
