@@ -3,11 +3,12 @@
 import json
 import shutil
 
+import bitsandbytes as bnb
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel
 from toys import CountingEnv
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from sdar_trl import SDARTrainer
 
@@ -139,6 +140,18 @@ def test_the_whole_output_layer_trains_next_to_an_adapter(make_trainer, make_con
         logits = trainer.model.eval()(input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1]
     expected = logits.log_softmax(-1).gather(-1, output["completion_ids"].unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(ours, expected * output["completion_mask"], rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_on_a_base_of_four_bits_trains(make_trainer, make_config):
+    trainer = make_trainer(
+        make_config(sdar_coef=0.5, beta=0.01, model_init_kwargs={"dtype": "float32"}),
+        quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32),
+        peft_config=LoraConfig(r=4, target_modules="all-linear"),
+    )
+    assert isinstance(trainer.model.get_base_model().model.layers[0].mlp.up_proj.base_layer, bnb.nn.Linear4bit)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train()
+    assert any(not torch.equal(before[n], p) for n, p in trainer.model.named_parameters() if p.requires_grad)
 
 
 def test_a_merged_adapter_is_a_plain_model_that_trains_on(make_trainer, make_config, tmp_path, random_model_folder):
