@@ -9,9 +9,10 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import pytest
 import torch
 from datasets import Dataset
+from toys import CountingEnv
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from sdar_trl import SDARConfig, Skill, SkillLibrary
+from sdar_trl import SDARConfig, SDARTrainer, Skill, SkillLibrary
 from sdar_trl.tiny import TINY_POLICY
 
 
@@ -92,5 +93,16 @@ def make_config(tmp_path):
         if cls is SDARConfig:
             defaults |= {"max_response_length": 8, "max_turns": 4}
         return cls(**{**defaults, **kwargs})
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(random_model_folder, tasks, skills, make_config):
+    """A trainer of the random model on the counting environment; keyword arguments override."""
+
+    def make(config=None, cls=SDARTrainer, **kwargs):
+        defaults = {"train_dataset": tasks, "environment_factory": CountingEnv, "skills": skills}
+        return cls(model=random_model_folder, args=config or make_config(), **{**defaults, **kwargs})
 
     return make

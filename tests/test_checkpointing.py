@@ -7,7 +7,7 @@ import bitsandbytes as bnb
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel
-from toys import CountingEnv
+from toys import CountingEnv, scored_batch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from sdar_trl import SDARTrainer
@@ -15,20 +15,6 @@ from sdar_trl.tiny import TINY_POLICY
 
 
 SAVING = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3}
-
-
-@pytest.fixture
-def make_trainer(random_model_folder, tasks, skills, make_config):
-    def make(config=None, **kwargs):
-        defaults = {"train_dataset": tasks, "environment_factory": CountingEnv, "skills": skills}
-        return SDARTrainer(model=random_model_folder, args=config or make_config(), **{**defaults, **kwargs})
-
-    return make
-
-
-def scored_batch(trainer):
-    trainer.current_gradient_accumulation_steps = 1
-    return trainer._generate_and_score_completions([dict(trainer.train_dataset[0])] * 4)
 
 
 # Whole or not

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from toys import CalculatorEnv, CountingEnv
+from toys import CalculatorEnv
 
 from sdar_trl import (
     Episode,
-    SDARTrainer,
     Skill,
     SkillContext,
     SkillLibrary,
@@ -112,12 +111,8 @@ def test_hindsight_is_the_episodes_own_outcome_and_the_environments_last_words()
 
 
 @pytest.fixture
-def make_trainer(random_model_folder, tasks, make_config):
-    def make(config=None, **kwargs):
-        defaults = {"train_dataset": tasks, "environment_factory": CountingEnv, "skills": LIBRARY}
-        return SDARTrainer(model=random_model_folder, args=config or make_config(), **{**defaults, **kwargs})
-
-    return make
+def skills():
+    return LIBRARY
 
 
 @pytest.mark.parametrize("context", [sibling_context, hindsight_context])

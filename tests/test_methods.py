@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from toys import CountingEnv
+from toys import gradients, scored_batch
 from trl import GRPOConfig
 
 from sdar_trl import SDARConfig, SDARTrainer, SkillLibrary
@@ -17,29 +17,6 @@ from sdar_trl.tiny import TINY_POLICY
 
 
 LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"]}
-
-
-@pytest.fixture
-def make_trainer(random_model_folder, tasks, skills, make_config):
-    def make(config=None, **kwargs):
-        defaults = {"train_dataset": tasks, "environment_factory": CountingEnv, "skills": skills}
-        return SDARTrainer(model=random_model_folder, args=config or make_config(), **{**defaults, **kwargs})
-
-    return make
-
-
-def scored_batch(trainer, count=4):
-    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
-    trainer.model.train()
-    torch.manual_seed(0)
-    rows = [dict(trainer.train_dataset[index // trainer.num_generations]) for index in range(count)]
-    return trainer._generate_and_score_completions(rows)
-
-
-def gradients(trainer, inputs):
-    trainer.model.zero_grad()
-    trainer.compute_loss(trainer.model, inputs).backward()
-    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
 
 
 def trained_weights(trainer):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from toys import CalculatorEnv, CountingEnv
+from toys import CalculatorEnv, CountingEnv, gradients, scored_batch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
@@ -21,31 +21,8 @@ from sdar_trl.trl_hooks import ATTRIBUTES, DIVERGENCE_KERNEL, TRL_HOOKS
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
 
 
-@pytest.fixture
-def make_trainer(random_model_folder, tasks, skills, make_config):
-    def make(config=None, cls=SDARTrainer, **kwargs):
-        defaults = {"train_dataset": tasks, "environment_factory": CountingEnv, "skills": skills}
-        return cls(model=random_model_folder, args=config or make_config(), **{**defaults, **kwargs})
-
-    return make
-
-
 def weights(trainer):
     return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
-
-
-def scored_batch(trainer, count=4):
-    """One generation batch, as the trainer scores it in its first step."""
-    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
-    trainer.model.train()
-    rows = [dict(trainer.train_dataset[index // trainer.num_generations]) for index in range(count)]
-    return trainer._generate_and_score_completions(rows)
-
-
-def gradients(trainer, inputs):
-    trainer.model.zero_grad()
-    trainer.compute_loss(trainer.model, inputs).backward()
-    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
 
 
 # TRL
