@@ -1,19 +1,14 @@
 """WebShop as a text environment."""
 
-import random
 import re
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..base import Step, parse_tag
-from .catalogue import Product, build_products
-from .generate import generate_records
-from .goals import SPLITS, Goal, shuffled, synthetic_goals
+from .embedded import embedded_shop
+from .goals import SPLITS, Goal
 from .pages import Page, join
 from .reward import score_purchase
-from .search import SearchEngine
 
 
 if TYPE_CHECKING:
@@ -24,30 +19,6 @@ SYSTEM = (
     "then answer with one action inside <action></action> tags: search[query] or click[element]. The purchase is "
     "final: buy only what the instruction asks for."
 )
-
-
-class Shop:
-    """
-    A catalogue with its search engine and its goals, shared by all environments.
-
-    Args:
-        products (`list[Product]`):
-            The catalogue.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the goals' price limits.
-    """
-
-    def __init__(self, products: Sequence[Product], seed: int = 0):
-        self.products = products
-        self.engine = SearchEngine(products)
-        self.goals = shuffled(synthetic_goals(products, random.Random(seed)))
-
-
-@lru_cache(maxsize=1)
-def embedded_shop() -> Shop:
-    """The shop that comes with the package."""
-    items, instructions = generate_records()
-    return Shop(build_products(items, instructions, random.Random(0)))
 
 
 class WebShopEnv:

@@ -1,0 +1,24 @@
+"""What all environments share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .catalogue import Product
+from .goals import Goal
+from .search import SearchEngine
+
+
+@dataclass(frozen=True)
+class Shop:
+    """
+    A catalogue with its search engine and its goals, shared by all environments.
+
+    Args:
+        products (`Sequence[Product]`): The catalogue.
+        engine ([`SearchEngine`]): Its search.
+        goals (`Sequence[Goal]`): Its goals, in the order that splits are cut from.
+    """
+
+    products: Sequence[Product]
+    engine: SearchEngine
+    goals: Sequence[Goal]
