@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,13 +44,13 @@ class Product:
 
 
 def build_products(
-    items: Sequence[Mapping[str, Any]], instructions: Mapping[str, Mapping[str, Any]], rng: random.Random
+    items: Iterable[Mapping[str, Any]], instructions: Mapping[str, Mapping[str, Any]], rng: random.Random
 ) -> list[Product]:
     """
-    Build products by the original's rules: ids that are "nan", too long or repeated are passed over.
+    Build products by the original's rules.
 
     Args:
-        items (`list[dict]`):
+        items (`Iterable[dict]`):
             Records of an `items_shuffle` file.
         instructions (`dict[str, dict]`):
             Records of an `items_ins_v2` file, by id.
@@ -60,43 +60,70 @@ def build_products(
     Returns:
         `list[Product]`: the products, in order.
     """
-    products, seen = [], set()
+    return [
+        build_product(item, instructions.get(item["asin"], {}), charged_price(listed_prices(item.get("pricing")), rng))
+        for item in distinct(items)
+    ]
+
+
+def distinct(items: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The records that become products: ids that are "nan", too long or repeated are passed over."""
+    seen = set()
     for item in items:
         asin = item["asin"]
-        if asin == "nan" or len(asin) > 10 or asin in seen:
-            continue
-        seen.add(asin)
-        ins = instructions.get(asin, {})
-        price_text, price = parse_price(item.get("pricing"), rng)
-        bullets = item["small_description"]
-        products.append(
-            Product(
-                asin=asin,
-                title=item["name"],
-                description=item["full_description"] or "",
-                bullet_points=tuple(bullets) if isinstance(bullets, list) else (bullets,),
-                category=item["category"],
-                query=item["query"].lower().strip(),
-                product_category=item["product_category"],
-                attributes=tuple(ins.get("attributes", ["DUMMY_ATTR"])),
-                options=parse_options(item.get("customization_options")),
-                price_text=price_text,
-                price=price,
-                instruction=ins.get("instruction"),
-                instruction_attributes=tuple(ins.get("instruction_attributes") or ()),
-            )
-        )
-    return products
+        if asin != "nan" and len(asin) <= 10 and asin not in seen:
+            seen.add(asin)
+            yield item
 
 
-def parse_price(pricing: str | None, rng: random.Random) -> tuple[str, float]:
-    """The price as shown and as charged. No price is 100; of a range, any price in it."""
+def build_product(item: Mapping[str, Any], instruction: Mapping[str, Any], price: float) -> Product:
+    """
+    Build one product.
+
+    Args:
+        item (`dict`):
+            Its record of an `items_shuffle` file.
+        instruction (`dict`):
+            Its record of an `items_ins_v2` file, empty if it has none.
+        price (`float`):
+            The price charged.
+
+    Returns:
+        [`Product`]: the product.
+    """
+    bullets = item["small_description"]
+    return Product(
+        asin=item["asin"],
+        title=item["name"],
+        description=item["full_description"] or "",
+        bullet_points=tuple(bullets) if isinstance(bullets, list) else (bullets,),
+        category=item["category"],
+        query=item["query"].lower().strip(),
+        product_category=item["product_category"],
+        attributes=tuple(instruction.get("attributes", ["DUMMY_ATTR"])),
+        options=parse_options(item.get("customization_options")),
+        price_text=price_text(listed_prices(item.get("pricing"))),
+        price=price,
+        instruction=instruction.get("instruction"),
+        instruction_attributes=tuple(instruction.get("instruction_attributes") or ()),
+    )
+
+
+def listed_prices(pricing: str | None) -> tuple[float, ...]:
+    """The price, or the two ends of a range; a product without a price costs 100."""
     if not pricing:
-        return "$100.0", 100.0
-    prices = [float(re.sub(r"[^\d.]", "", part)) for part in pricing.split("$")[1:]]
-    if len(prices) == 1:
-        return f"${prices[0]}", prices[0]
-    return f"${prices[0]} to ${prices[1]}", rng.uniform(*prices[:2])
+        return (100.0,)
+    return tuple(float(re.sub(r"[^\d.]", "", part)) for part in pricing.split("$")[1:3])
+
+
+def price_text(prices: Sequence[float]) -> str:
+    """Prices as the shop shows them."""
+    return " to ".join(f"${price}" for price in prices)
+
+
+def charged_price(prices: Sequence[float], rng: random.Random) -> float:
+    """The price charged: of a range, any price in it."""
+    return prices[0] if len(prices) == 1 else rng.uniform(*prices)
 
 
 def parse_options(customization: Mapping[str, Any] | None) -> dict[str, tuple[str, ...]]:

@@ -150,7 +150,7 @@ class WebShopEnv:
 
     def _bought(self) -> Step:
         assert self._page.product is not None
-        score = score_purchase(self._page.product, self._goal, self._page.options)
+        score = score_purchase(self._page.product, self._goal, self._page.options, self.shop.tagger)
         self._page = replace(self._page, score=score.total)
         success = score.total == 1
         info = {

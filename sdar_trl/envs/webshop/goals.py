@@ -1,9 +1,9 @@
 """Goals: what a task asks for, and the splits."""
 
-import itertools
+import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,23 +60,56 @@ def synthetic_goals(products: Sequence[Product], rng: random.Random) -> list[Goa
     Returns:
         `list[Goal]`: the goals, in the order of the products.
     """
-    goals = []
-    for product in products:
-        if product.instruction is None:
-            continue
-        price_upper, price_text = price_limit(product.price, rng)
-        names = sorted(product.options)
-        for values in itertools.product(*(product.options[name] for name in names)):
-            option_text = ", and ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
-            with_options = f" with {option_text}" if option_text else ""
-            goal = _goal(product, product.instruction + with_options + price_text, product.instruction_attributes)
-            options = dict(zip(names, values, strict=True))
-            goals.append(replace(goal, options=options, price_upper=price_upper))
-    counts = Counter(attribute for goal in goals for attribute in goal.attributes)
+    limits = [price_limit(product.price, rng) if product.instruction is not None else NO_LIMIT for product in products]
+    counts = attribute_counts(products)
     return [
-        replace(goal, weight=sum(1 / counts[attribute] for attribute in goal.attributes) / len(goal.attributes))
-        for goal in goals
+        synthetic_goal(product, number, limit, counts)
+        for product, limit in zip(products, limits, strict=True)
+        for number in range(goal_count(product))
     ]
+
+
+def goal_count(product: Product) -> int:
+    """Number of synthetic goals of a product: one for every combination of its options, if it has an instruction."""
+    return 0 if product.instruction is None else math.prod(map(len, product.options.values()))
+
+
+def attribute_counts(products: Iterable[Product]) -> Counter[str]:
+    """How many synthetic goals ask for each attribute."""
+    counts: Counter[str] = Counter()
+    for product in products:
+        for attribute in product.instruction_attributes:
+            counts[attribute] += goal_count(product)
+    return counts
+
+
+def synthetic_goal(product: Product, number: int, price_upper: float, counts: Mapping[str, int]) -> Goal:
+    """
+    One synthetic goal of a product.
+
+    Args:
+        product ([`Product`]):
+            The product.
+        number (`int`):
+            Which combination of its options: the last option, by name, changes fastest.
+        price_upper (`float`):
+            Highest price allowed.
+        counts (`dict[str, int]`):
+            How many goals ask for each attribute.
+
+    Returns:
+        [`Goal`]: the goal.
+    """
+    chosen = []
+    for name in sorted(product.options, reverse=True):
+        number, place = divmod(number, len(product.options[name]))
+        chosen.append((name, product.options[name][place]))
+    options = dict(reversed(chosen))
+    option_text = ", and ".join(f"{name}: {value}" for name, value in options.items())
+    text = f"{product.instruction}{' with ' if option_text else ''}{option_text}{limit_text(price_upper)}"
+    attributes = product.instruction_attributes
+    weight = sum(1 / counts[attribute] for attribute in attributes) / len(attributes)
+    return replace(_goal(product, text, attributes), options=options, price_upper=price_upper, weight=weight)
 
 
 def human_goals(
@@ -101,8 +134,8 @@ def human_goals(
         for record in instructions.get(product.asin, ()):
             if not record["instruction_attributes"]:
                 continue
-            price_upper, price_text = price_limit(product.price, rng)
-            text = record["instruction"].strip(".") + price_text
+            price_upper = price_limit(product.price, rng)
+            text = record["instruction"].strip(".") + limit_text(price_upper)
             goal = _goal(product, text, tuple(record["instruction_attributes"]))
             goals.append(replace(goal, unnamed_options=tuple(record["instruction_options"]), price_upper=price_upper))
     return goals
@@ -123,13 +156,15 @@ def _goal(product: Product, instruction: str, attributes: tuple[str, ...]) -> Go
     )
 
 
-def price_limit(price: float, rng: random.Random) -> tuple[float, str]:
-    """A limit above the price, and how the instruction says it; no limit for the dearest products."""
+def price_limit(price: float, rng: random.Random) -> float:
+    """A limit above the price; none for the dearest products."""
     above = [step for step in PRICE_STEPS if step > price][:4]
-    if len(above) < 2:
-        return NO_LIMIT, ""
-    limit = max(rng.sample(above, 2))
-    return limit, f", and price lower than {limit:.2f} dollars"
+    return max(rng.sample(above, 2)) if len(above) >= 2 else NO_LIMIT
+
+
+def limit_text(limit: float) -> str:
+    """How the instruction says it."""
+    return "" if limit == NO_LIMIT else f", and price lower than {limit:.2f} dollars"
 
 
 def shuffled(goals: Sequence[Goal]) -> list[Goal]:

@@ -1,6 +1,5 @@
 """The original's reward for a purchase."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +9,7 @@ from rapidfuzz.utils import default_process
 
 from .catalogue import Product
 from .goals import Goal
+from .nouns import LIGHT, NounTagger
 
 
 # The first of these that occurs in an option is what the option is compared by.
@@ -22,7 +22,6 @@ COLORS = (
     "rust sand sapphire seashell silver skull slate steel stone stonewash sunflower tan taupe teal tiger turquoise "
     "violet walnut wheat white wine yellow"
 ).split()
-STOP_WORDS = frozenset("a an and for from in is it of on or that the this to with by your our".split())
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Score:
     price: bool
 
 
-def score_purchase(product: Product, goal: Goal, chosen: Mapping[str, str]) -> Score:
+def score_purchase(product: Product, goal: Goal, chosen: Mapping[str, str], tagger: NounTagger = LIGHT) -> Score:
     """
     Score buying a product with the chosen options for a goal.
 
@@ -56,11 +55,13 @@ def score_purchase(product: Product, goal: Goal, chosen: Mapping[str, str]) -> S
             What was asked for.
         chosen (`dict[str, str]`):
             Chosen value of each option.
+        tagger ([`NounTagger`], *optional*):
+            What finds the nouns in titles; the light one if not given.
 
     Returns:
         [`Score`]: the score and its parts.
     """
-    type_factor = _type_factor(product, goal)
+    type_factor = _type_factor(product, goal, tagger)
     attributes = sum(_has_attribute(product, attribute) for attribute in goal.attributes)
     options = _matched_options(goal, tuple(chosen.values()))
     price = product.price <= goal.price_upper
@@ -101,19 +102,13 @@ def _by_color(value: str) -> str:
 
 
 @lru_cache(maxsize=10_000)
-def _nouns(title: str) -> tuple[str, ...]:
-    """A stand-in for the original's tagger: every word of the title that is not a stop word or a number."""
-    return tuple(word for word in re.findall(r"[^\W\d]+", title.lower()) if word not in STOP_WORDS)
-
-
-@lru_cache(maxsize=10_000)
 def _categories(path: str) -> frozenset[str]:
     return frozenset(category.strip() for category in path.split("›"))
 
 
-def _type_factor(product: Product, goal: Goal) -> float:
-    goal_nouns = _nouns(goal.name)
-    title_score = len(set(goal_nouns) & set(_nouns(product.title))) / len(goal_nouns) if goal_nouns else 0.2
+def _type_factor(product: Product, goal: Goal, tagger: NounTagger) -> float:
+    goal_nouns = tagger.nouns(goal.name)
+    title_score = len({*goal_nouns} & {*tagger.nouns(product.title)}) / len(goal_nouns) if goal_nouns else 0.2
     same_query = product.query == goal.query
     same_category = len(_categories(product.product_category) & _categories(goal.product_category)) >= 2
     factor = 1.0 if same_query or same_category or title_score > 0.2 else 0.5

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from .catalogue import Product
 from .goals import Goal
+from .nouns import LIGHT, NounTagger
 from .search import SearchEngine
 
 
@@ -17,8 +18,10 @@ class Shop:
         products (`Sequence[Product]`): The catalogue.
         engine ([`SearchEngine`]): Its search.
         goals (`Sequence[Goal]`): Its goals, in the order that splits are cut from.
+        tagger ([`NounTagger`], *optional*): What finds the nouns in titles, for the reward.
     """
 
     products: Sequence[Product]
     engine: SearchEngine
     goals: Sequence[Goal]
+    tagger: NounTagger = LIGHT

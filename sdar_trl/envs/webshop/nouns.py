@@ -1,0 +1,69 @@
+"""Nouns in titles: by spaCy's small English model, as the original finds them, or by a light stand-in."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+
+
+@dataclass(frozen=True)
+class NounTagger:
+    """
+    What finds the nouns in a title.
+
+    Args:
+        name (`str`): Its name, to be told wherever a score is published.
+        nouns (`Callable[[str], tuple[str, ...]]`): From a title to its nouns, in lower case, with repetitions.
+    """
+
+    name: str
+    nouns: Callable[[str], tuple[str, ...]]
+
+
+STOP_WORDS = frozenset("a an and for from in is it of on or that the this to with by your our".split())
+
+
+@lru_cache(maxsize=100_000)
+def light_nouns(title: str) -> tuple[str, ...]:
+    """Every word of a title that is not a stop word or a number: in titles, most words are tagged as proper nouns."""
+    return tuple(word for word in re.findall(r"[^\W\d]+", title.lower()) if word not in STOP_WORDS)
+
+
+LIGHT = NounTagger("light", light_nouns)
+
+
+def title_nouns() -> NounTagger:
+    """spaCy's model where it is installed, else the light stand-in."""
+    return spacy_tagger() if find_spec("spacy") and find_spec(MODEL) else LIGHT
+
+
+MODEL = "en_core_web_sm"
+
+
+@lru_cache(maxsize=1)
+def spacy_tagger(model: str = MODEL) -> NounTagger:
+    """
+    The original's tagger.
+
+    Args:
+        model (`str`, *optional*, defaults to `"en_core_web_sm"`):
+            Model of spaCy's.
+
+    Returns:
+        [`NounTagger`]: its name has the model's version.
+
+    Raises:
+        `ImportError`: if spaCy is not installed.
+    """
+    try:
+        import spacy
+    except ImportError:
+        raise ImportError('spaCy is not installed: pip install "sdar-trl[spacy]"') from None
+    tag = spacy.load(model, exclude=["parser", "ner", "lemmatizer"])
+
+    @lru_cache(maxsize=100_000)
+    def nouns(title: str) -> tuple[str, ...]:
+        return tuple(token.text.lower() for token in tag(title) if token.pos_ in ("NOUN", "PROPN"))
+
+    return NounTagger(f"{model} {tag.meta['version']}", nouns)
