@@ -5,7 +5,6 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-import bm25s
 import numpy as np
 
 from .analysis import STEMMER, STOP_WORDS
@@ -26,6 +25,8 @@ class EmbeddedSearch(SearchEngine):
     """
 
     def __init__(self, products: Sequence[Product]):
+        import bm25s
+
         super().__init__(products, build_index(products))
         self._bm25 = bm25s.BM25(method="lucene", k1=0.9, b=0.4)
         self._bm25.index([plain_words(indexed_text(product)) for product in products], show_progress=False)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..base import Step, parse_tag
@@ -9,6 +10,8 @@ from .embedded import embedded_shop
 from .goals import SPLITS, Goal
 from .pages import Page, join
 from .reward import score_purchase
+from .shop import Shop
+from .store import SyntheticGoals, load_shop
 
 
 if TYPE_CHECKING:
@@ -21,6 +24,11 @@ SYSTEM = (
 )
 
 
+def find_shop(data_dir: str | Path | None, human_goals: bool, seed: int) -> Shop:
+    """The shop of a folder of official files, or the embedded one."""
+    return embedded_shop() if data_dir is None else load_shop(data_dir, human_goals, seed)
+
+
 class WebShopEnv:
     """
     WebShop: find a product that fits the instruction, choose its options, buy it.
@@ -31,9 +39,16 @@ class WebShopEnv:
     Args:
         reward (`str`, *optional*, defaults to `"score"`):
             What buying pays: `"score"` the original's score in [0, 1], `"success"` 1 for a score of 1 and else 0.
+        data_dir (`str` or `Path`, *optional*):
+            Folder of the official files, see [`load_shop`]; the embedded shop if not given.
+        human_goals (`bool`, *optional*, defaults to `False`):
+            With `data_dir`: goals that people wrote, instead of those made of the products' options.
+        seed (`int`, *optional*, defaults to `0`):
+            With `data_dir`: seed of charged prices and of price limits.
 
     Raises:
-        `ValueError`: if `reward` is neither.
+        `ValueError`: if `reward` is neither, or a file is malformed.
+        `FileNotFoundError`: if a file is missing.
 
     Example:
 
@@ -46,46 +61,58 @@ class WebShopEnv:
     ```
     """
 
-    def __init__(self, reward: Literal["score", "success"] = "score"):
+    def __init__(
+        self,
+        reward: Literal["score", "success"] = "score",
+        data_dir: str | Path | None = None,
+        human_goals: bool = False,
+        seed: int = 0,
+    ):
         if reward not in ("score", "success"):
             raise ValueError(f"`reward` must be score or success, got {reward!r}.")
         self.reward = reward
-        self.shop = embedded_shop()
+        self.shop = find_shop(data_dir, human_goals, seed)
         self._page = Page("done")
 
     @staticmethod
-    def dataset(split: str) -> "Dataset":
+    def dataset(split: str, data_dir: str | Path | None = None, human_goals: bool = False, seed: int = 0) -> "Dataset":
         """
         The tasks of a split.
 
         Args:
             split (`str`):
                 `"train"`, `"validation"` or `"test"`; they are disjoint and always the same.
+            data_dir (`str` or `Path`, *optional*), human_goals (`bool`, *optional*), seed (`int`, *optional*):
+                The shop, as for the environment.
 
         Returns:
             [`~datasets.Dataset`]: columns `prompt`, `task_id`, `task_type` (the product's category) and `goal`.
 
         Raises:
-            `ValueError`: if there is no such split.
+            `ValueError`: if there is no such split, or the shop has too few goals for it.
         """
+        import pyarrow as pa
         from datasets import Dataset
 
         if split not in SPLITS:
             raise ValueError(f"`split` must be one of {', '.join(sorted(SPLITS))}, got {split!r}.")
-        goals = embedded_shop().goals
+        goals = find_shop(data_dir, human_goals, seed).goals
         start, stop = SPLITS[split]
+        indices = range(len(goals))[start:stop]
+        if not indices:
+            raise ValueError(f"The {split!r} split begins at goal {start}, and the shop has only {len(goals)} goals.")
+        categories = goals.categories() if isinstance(goals, SyntheticGoals) else [goal.category for goal in goals]
         prompt = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": ""}]
-        return Dataset.from_list(
-            [
-                {
-                    "prompt": prompt,
-                    "task_id": f"webshop/{split}/{index - start}",
-                    "task_type": goals[index].category,
-                    "goal": index,
-                }
-                for index in range(start, len(goals) if stop is None else stop)
-            ]
-        )
+        chunk = pa.array([prompt] * min(len(indices), 10_000))
+        # of millions of tasks, all chunks of the same prompt are one in memory
+        prompts = pa.chunked_array([chunk] * (len(indices) // len(chunk)) + [chunk[: len(indices) % len(chunk)]])
+        columns = {
+            "prompt": prompts,
+            "task_id": [f"webshop/{split}/{number}" for number in range(len(indices))],
+            "task_type": pa.array(categories[start:stop], pa.string()),
+            "goal": pa.array(indices, pa.int64()),
+        }
+        return Dataset(pa.table(columns))
 
     @property
     def goal(self) -> Goal:

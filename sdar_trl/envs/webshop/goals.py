@@ -5,11 +5,12 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from .catalogue import Product
 
 
+T = TypeVar("T")
 SPLITS = {"test": (0, 500), "validation": (500, 1500), "train": (1500, None)}
 NO_LIMIT = 1_000_000.0
 PRICE_STEPS = [10.0 * step for step in range(1, 100)]
@@ -167,8 +168,8 @@ def limit_text(limit: float) -> str:
     return "" if limit == NO_LIMIT else f", and price lower than {limit:.2f} dollars"
 
 
-def shuffled(goals: Sequence[Goal]) -> list[Goal]:
+def shuffled(goals: Sequence[T]) -> list[T]:
     """The goals in the one order that all splits are cut from: the original's shuffle with seed 233."""
-    goals = list(goals)
-    random.Random(233).shuffle(goals)
-    return goals
+    in_order = list(goals)
+    random.Random(233).shuffle(in_order)
+    return in_order

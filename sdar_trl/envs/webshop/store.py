@@ -7,10 +7,8 @@ What all processes share stays on disk until it is looked at: the products, the 
 import json
 import math
 import mmap
-import os
 import random
 import shutil
-import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,7 +33,7 @@ STORED_FIELDS = [field.name for field in fields(Product) if field.name != "price
 
 
 @lru_cache(maxsize=4)
-def load_shop(data_dir: str | os.PathLike, human_goals: bool = False, seed: int = 0) -> Shop:
+def load_shop(data_dir: str | Path, human_goals: bool = False, seed: int = 0) -> Shop:
     """
     The shop of a folder of official files. The first time, its cache is built, in `.webshop_cache` in that folder.
 
@@ -68,7 +66,8 @@ def load_shop(data_dir: str | os.PathLike, human_goals: bool = False, seed: int 
         goals: Sequence[Goal]
         if human_goals:
             records = read_human_instructions(existing(Path(data_dir) / "items_human_ins.json"))
-            theirs = [products[position] for position in np.flatnonzero(np.isin(products.ids, list(records)))]
+            positions = np.flatnonzero(np.isin(products.ids, list(records))).tolist()
+            theirs = [products[position] for position in positions]
             goals = shuffled(make_human_goals(theirs, records, rng))
         else:
             goals = SyntheticGoals(folder, products, seed, rng)
@@ -110,10 +109,9 @@ class Catalogue(Sequence[Product]):
 
     def _read(self, position: int) -> Product:
         line = json.loads(self._lines[self._starts[position] : self._starts[position + 1]])
-        values = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in zip(STORED_FIELDS, line, strict=True)
-        }
+        values: dict[str, Any] = dict(zip(STORED_FIELDS, line, strict=True))
+        for name in ("bullet_points", "attributes", "instruction_attributes"):
+            values[name] = tuple(values[name])
         values["options"] = {name: tuple(options) for name, options in values["options"].items()}
         return Product(**values, price=float(self.prices[position]))
 
@@ -201,7 +199,9 @@ def _build(folder: Path, items: Path, instructions: Path) -> None:
             counts.update(attribute_counts([product]))
             yield product
 
-    building = Path(tempfile.mkdtemp(dir=folder.parent))
+    building = folder.with_suffix(".unfinished")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
     try:
         with (building / "products.jsonl").open("w", encoding="ascii") as lines:
             build_index(written(lines)).save(building)
