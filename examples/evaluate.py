@@ -8,11 +8,16 @@ The embedded policy, both ways:
 What training left, on other tasks, greedily:
 
     python examples/evaluate.py --model_name_or_path outputs/demo --split validation --temperature 0
+
+On the official WebShop files (the folder that holds `items_shuffle_1000.json` or `items_shuffle.json`):
+
+    python examples/evaluate.py --model_name_or_path outputs/qwen --webshop_data WebShop/data
 """
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
@@ -34,6 +39,10 @@ class ScriptArguments:
             "choices": ["without", "with", "both"],
         },
     )
+    webshop_data: str | None = field(
+        default=None, metadata={"help": "Folder of WebShop's official files; the embedded shop if not given."}
+    )
+    human_goals: bool = field(default=False, metadata={"help": "With webshop_data: goals that people wrote."})
     split: str = field(default="test", metadata={"help": "Split the panel is the beginning of."})
     panel_size: int = field(default=128, metadata={"help": "Number of tasks."})
     temperature: float = field(default=0.4, metadata={"help": "Sampling temperature; 0 is greedy."})
@@ -47,25 +56,28 @@ class ScriptArguments:
 
 def main() -> None:
     [args] = HfArgumentParser(ScriptArguments).parse_args_into_dataclasses()  # type: ignore[arg-type]
+    shop: dict[str, Any] = {"data_dir": args.webshop_data, "human_goals": args.human_goals}
     path = policy_path(args.model_name_or_path)
     # `device_map="auto"` puts the model on the GPU, or spreads it over several
     model = AutoModelForCausalLM.from_pretrained(path, device_map="auto", dtype="auto").eval()
     rollout = policy_rollout(
         model,
         AutoTokenizer.from_pretrained(path),
-        WebShopEnv,
+        lambda: WebShopEnv(**shop),
         temperature=args.temperature,
         max_turns=args.max_turns,
         max_response_length=args.max_response_length,
         max_completion_length=args.max_completion_length,
     )
-    panel = WebShopEnv.dataset(args.split).select(range(args.panel_size))
+    panel = WebShopEnv.dataset(args.split, **shop).select(range(args.panel_size))
     results = {}
     for name in ("without", "with") if args.skills == "both" else (args.skills,):
         skills = SkillLibrary.bundled("webshop") if name == "with" else None
         episodes = evaluate(rollout, panel, skills=skills, batch_size=args.batch_size, seed=args.seed)
         results[f"{name} skills"] = summarize([episode_record(episode) for episode in episodes])
     print(results_table(results))
+    if args.webshop_data:
+        print(f"Nouns of titles, for the score, by: {WebShopEnv(**shop).shop.tagger.name}.")
     if args.json:
         Path(args.json).write_text(json.dumps({name: r.to_dict() for name, r in results.items()}, indent=2) + "\n")
 

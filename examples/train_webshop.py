@@ -14,6 +14,11 @@ Eight GPUs, full weights, with the published hyperparameters:
     accelerate launch --config_file examples/accelerate_configs/zero3.yaml examples/train_webshop.py \
         --config examples/configs/webshop_qwen2.5_3b.yaml
 
+On the official files, in the folder that holds `items_shuffle_1000.json` or `items_shuffle.json`:
+
+    accelerate launch examples/train_webshop.py --config examples/configs/webshop_qwen2.5_3b.yaml --use_peft \
+        --webshop_data WebShop/data
+
 Another method (see sdar_trl/methods.py), such as GRPO alone:
 
     accelerate launch examples/train_webshop.py --method grpo
@@ -71,6 +76,10 @@ class ScriptArguments:
             What an episode pays: `"score"` the original's score, `"success"` 1 for a perfect purchase and else 0.
         skills (`str`, *optional*):
             Folder of skills the teacher reads. If `None`, the bundled ones.
+        webshop_data (`str`, *optional*):
+            Folder of WebShop's official files. If `None`, the embedded shop.
+        human_goals (`bool`, *optional*, defaults to `False`):
+            With `webshop_data`: goals that people wrote, instead of those made of the products' options.
     """
 
     panel_size: int = field(default=128, metadata={"help": "Held-out tasks of the evaluations; 0 for none."})
@@ -83,6 +92,10 @@ class ScriptArguments:
         },
     )
     skills: str | None = field(default=None, metadata={"help": "Folder of skills; the bundled ones if not given."})
+    webshop_data: str | None = field(
+        default=None, metadata={"help": "Folder of WebShop's official files; the embedded shop if not given."}
+    )
+    human_goals: bool = field(default=False, metadata={"help": "With webshop_data: goals that people wrote."})
 
 
 def main() -> None:
@@ -101,16 +114,17 @@ def main() -> None:
         "dtype": model_args.dtype,
     }
     skills = SkillLibrary.from_folder(script_args.skills) if script_args.skills else SkillLibrary.bundled("webshop")
+    shop: dict[str, Any] = {"data_dir": script_args.webshop_data, "human_goals": script_args.human_goals}
     trainer = SDARTrainer(
         model=model_path,
         args=training_args,
-        train_dataset=WebShopEnv.dataset("train"),
-        environment_factory=lambda: WebShopEnv(reward=script_args.reward),
+        train_dataset=WebShopEnv.dataset("train", **shop),
+        environment_factory=lambda: WebShopEnv(reward=script_args.reward, **shop),
         skills=skills,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
-    panel = WebShopEnv.dataset("test").select(range(script_args.panel_size))
+    panel = WebShopEnv.dataset("test", **shop).select(range(script_args.panel_size))
 
     results = {}
     if script_args.panel_size:

@@ -21,13 +21,16 @@ class NounTagger:
     nouns: Callable[[str], tuple[str, ...]]
 
 
-STOP_WORDS = frozenset("a an and for from in is it of on or that the this to with by your our".split())
+NO_NOUNS = frozenset(
+    "a an and at by for from in is it its of on or oz s that the this to up with x you your our".split()
+)
+WORD = re.compile(r"[^\W_]*[^\W\d_][^\W_]*")  # at least one letter: names of models are proper nouns
 
 
 @lru_cache(maxsize=100_000)
 def light_nouns(title: str) -> tuple[str, ...]:
-    """Every word of a title that is not a stop word or a number: in titles, most words are tagged as proper nouns."""
-    return tuple(word for word in re.findall(r"[^\W\d]+", title.lower()) if word not in STOP_WORDS)
+    """Every word of a title but function words, units and numbers: of titles' words, most are tagged as names."""
+    return tuple(word for word in WORD.findall(title.lower()) if word not in NO_NOUNS)
 
 
 LIGHT = NounTagger("light", light_nouns)

@@ -61,15 +61,15 @@ def score_purchase(product: Product, goal: Goal, chosen: Mapping[str, str], tagg
     Returns:
         [`Score`]: the score and its parts.
     """
-    type_factor = _type_factor(product, goal, tagger)
+    factor = type_factor(product, goal, tagger)
     attributes = sum(_has_attribute(product, attribute) for attribute in goal.attributes)
     options = _matched_options(goal, tuple(chosen.values()))
     price = product.price <= goal.price_upper
     wanted = len(goal.options) + len(goal.unnamed_options)
     count = len(goal.attributes) + wanted + 1
     return Score(
-        total=(attributes + options + price) / count * type_factor,
-        type=type_factor,
+        total=(attributes + options + price) / count * factor,
+        type=factor,
         attributes=attributes / len(goal.attributes),
         options=options / wanted if wanted else None,
         price=price,
@@ -106,7 +106,8 @@ def _categories(path: str) -> frozenset[str]:
     return frozenset(category.strip() for category in path.split("›"))
 
 
-def _type_factor(product: Product, goal: Goal, tagger: NounTagger) -> float:
+def type_factor(product: Product, goal: Goal, tagger: NounTagger) -> float:
+    """Factor for the kind of product: below 1 if neither query nor categories nor the nouns of the titles match."""
     goal_nouns = tagger.nouns(goal.name)
     title_score = len({*goal_nouns} & {*tagger.nouns(product.title)}) / len(goal_nouns) if goal_nouns else 0.2
     same_query = product.query == goal.query

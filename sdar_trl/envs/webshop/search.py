@@ -52,7 +52,7 @@ class Index:
         """The index of a folder. What is large stays on disk, mapped into memory."""
         terms = json.loads((folder / "vocabulary.json").read_text())
         vocabulary = {term: number for number, term in enumerate(terms)}
-        arrays = (np.load(folder / f"{field.name}.npy", mmap_mode="r") for field in fields(cls)[1:])
+        arrays = (np.asarray(np.load(folder / f"{field.name}.npy", mmap_mode="r")) for field in fields(cls)[1:])
         return cls(vocabulary, *arrays)
 
 
@@ -80,7 +80,8 @@ def build_index(products: Iterable[Product]) -> Index:
         counts.extend(found.values())
         starts.append(len(terms))
         ids.append(product.asin)
-    by_product = csr_array((counts, terms, starts), shape=(len(ids), len(vocabulary)))
+    # 32 bits number the postings: 1.2 million products have 0.2 billion of them
+    by_product = csr_array((counts, terms, np.asarray(starts, dtype=np.int32)), shape=(len(ids), len(vocabulary)))
     by_term = by_product.tocsc()
     ranks = np.empty(len(ids), dtype=np.int32)
     ranks[np.argsort(np.array(ids))] = np.arange(len(ids))

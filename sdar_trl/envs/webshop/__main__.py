@@ -1,0 +1,91 @@
+"""
+Play WebShop by hand, and see what an agent sees.
+
+    python -m sdar_trl.envs.webshop --goal 12 --save episode.json
+
+Type actions, such as search[red shoe] or click[buy now]; q leaves. Look at a saved episode again, step by step:
+
+    python -m sdar_trl.envs.webshop --replay episode.json
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from .env import WebShopEnv
+
+
+def typed_actions() -> Iterator[str]:
+    """Responses with the actions that are typed, until q or the end of the input."""
+    while True:
+        try:
+            line = input("\n> ").strip()
+        except EOFError:
+            return
+        if line == "q":
+            return
+        yield f"<action>{line}</action>"
+
+
+def play(env: WebShopEnv, goal: int, responses: Iterable[str], echo: bool) -> list[str]:
+    """
+    Play an episode and print it.
+
+    Args:
+        env ([`WebShopEnv`]):
+            The environment.
+        goal (`int`):
+            The task.
+        responses (`Iterable[str]`):
+            What is answered to each page.
+        echo (`bool`):
+            Whether the responses are printed too.
+
+    Returns:
+        `list[str]`: the responses.
+    """
+    print(env.reset(goal=goal))
+    played = []
+    for response in responses:
+        played.append(response)
+        if echo:
+            print(f"\n> {response}")
+        step = env.step(response)
+        print(f"\n{step.observation}")
+        if step.terminated:
+            parts = ", ".join(f"{name} {value}" for name, value in step.info.items())
+            print(f"\nReward {step.reward}: {parts}; nouns of titles by {env.shop.tagger.name}")
+            break
+    return played
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m sdar_trl.envs.webshop",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--goal", type=int, default=0, help="Index of the goal.")
+    parser.add_argument("--webshop_data", metavar="DIR", help="Folder of the official files; else the embedded shop.")
+    parser.add_argument("--human_goals", action="store_true", help="Goals that people wrote.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of charged prices and price limits.")
+    parser.add_argument("--save", metavar="FILE", help="Where to save the episode.")
+    parser.add_argument(
+        "--replay", metavar="FILE", help="A saved episode to show; other options but --save are its own."
+    )
+    args = parser.parse_args()
+    episode = {name: getattr(args, name) for name in ("webshop_data", "human_goals", "seed", "goal")}
+    if args.replay:
+        episode = json.loads(Path(args.replay).read_text())
+    env = WebShopEnv(data_dir=episode["webshop_data"], human_goals=episode["human_goals"], seed=episode["seed"])
+    if not 0 <= episode["goal"] < len(env.shop.goals):
+        parser.error(f"--goal must be between 0 and {len(env.shop.goals) - 1}, got {episode['goal']}")
+    responses = episode["responses"] if args.replay else typed_actions()
+    episode["responses"] = play(env, episode["goal"], responses, echo=bool(args.replay))
+    if args.save:
+        Path(args.save).write_text(json.dumps(episode, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
