@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdar_trl.envs import WebShopEnv
-from sdar_trl.envs.webshop.catalogue import build_products, parse_options, parse_price
-from sdar_trl.envs.webshop.env import Shop
-from sdar_trl.envs.webshop.goals import Goal, human_goals, price_limit, shuffled, synthetic_goals
+from sdar_trl.envs.webshop.catalogue import build_products, listed_prices, parse_options, price_text
+from sdar_trl.envs.webshop.goals import NO_LIMIT, Goal, human_goals, limit_text, price_limit, shuffled, synthetic_goals
 from sdar_trl.envs.webshop.pages import Page, page_text
 from sdar_trl.envs.webshop.reward import score_purchase
+from sdar_trl.envs.webshop.search import SearchEngine, build_index
+from sdar_trl.envs.webshop.shop import Shop
 
 
 def item(asin, name, **fields):
@@ -69,7 +70,9 @@ INSTRUCTION = "i want a canvas shoe"
 
 @pytest.fixture
 def shop():
-    return Shop(build_products(ITEMS, INSTRUCTIONS, random.Random(0)))
+    products = build_products(ITEMS, INSTRUCTIONS, random.Random(0))
+    goals = shuffled(synthetic_goals(products, random.Random(0)))
+    return Shop(products, SearchEngine(products, build_index(products)), goals)
 
 
 @pytest.fixture
@@ -103,7 +106,7 @@ def test_products_are_built_by_the_originals_rules(shop):
     ("pricing", "text"), [("", "$100.0"), (None, "$100.0"), ("$5.00", "$5.0"), ("$1,299.99", "$1299.99")]
 )
 def test_prices_are_read_as_the_original_reads_them(pricing, text):
-    assert parse_price(pricing, random.Random(0))[0] == text
+    assert price_text(listed_prices(pricing)) == text
 
 
 def test_null_options_are_passed_over():
@@ -146,7 +149,8 @@ def test_human_goals_are_made_by_the_originals_rules(shop):
 
 
 def test_the_dearest_products_get_no_price_limit():
-    assert price_limit(985.0, random.Random(0)) == (1_000_000.0, "")
+    assert price_limit(985.0, random.Random(0)) == NO_LIMIT == 1_000_000.0
+    assert limit_text(NO_LIMIT) == ""
 
 
 def test_the_order_of_goals_is_the_shuffle_with_seed_233():

@@ -93,6 +93,7 @@ class WebShopEnv:
         """
         import pyarrow as pa
         from datasets import Dataset
+        from datasets.fingerprint import Hasher
 
         if split not in SPLITS:
             raise ValueError(f"`split` must be one of {', '.join(sorted(SPLITS))}, got {split!r}.")
@@ -112,7 +113,9 @@ class WebShopEnv:
             "task_type": pa.array(categories[start:stop], pa.string()),
             "goal": pa.array(indices, pa.int64()),
         }
-        return Dataset(pa.table(columns))
+        # the default fingerprint would be taken of gigabytes of the same prompt
+        fingerprint = Hasher.hash((split, str(data_dir), human_goals, seed, len(goals)))
+        return Dataset(pa.table(columns), fingerprint=fingerprint)
 
     @property
     def goal(self) -> Goal:
