@@ -108,6 +108,13 @@ class SDARConfig(GRPOConfig):
             might not fit.
         invalid_action_penalty (`float`, *optional*, defaults to `0.1`):
             Subtracted from the episode's return for every invalid action.
+        reuse_cache (`bool`, *optional*, defaults to `True`):
+            Keep the keys and values of a rollout from turn to turn, so that only new tokens are computed. Concerns
+            generation with Transformers' `generate`; models for which it cannot be done prefill the history again.
+        max_cache_tokens (`int`, *optional*):
+            Most tokens of the episodes that one process plays at once with Transformers' `generate`, each counted as
+            its prompt and `max_completion_length`. A batch that needs more is played in waves, of one episode at
+            least. If `None`, all episodes are played at once.
     """
 
     max_completion_length: int = field(
@@ -275,6 +282,21 @@ class SDARConfig(GRPOConfig):
     invalid_action_penalty: float = field(
         default=0.1, metadata={"help": "Subtracted from the episode's return for every invalid action."}
     )
+    reuse_cache: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep the keys and values of a rollout from turn to turn, so that only new tokens are computed. "
+            "Concerns generation with Transformers' `generate`."
+        },
+    )
+    max_cache_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens of the episodes that one process plays at once with Transformers' `generate`, each "
+            "counted as its prompt and max_completion_length. A batch that needs more is played in waves. If None, "
+            "all episodes are played at once."
+        },
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -298,7 +320,7 @@ class SDARConfig(GRPOConfig):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
         counts = ("max_turns", "max_response_length", "schedule_steps", "divergence_top_k")
-        for name in (*counts, "skills_top_k", "max_context_tokens"):
+        for name in (*counts, "skills_top_k", "max_context_tokens", "max_cache_tokens"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         self._check_combinations()

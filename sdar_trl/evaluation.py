@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,11 +10,11 @@ import torch
 from accelerate.utils import gather_object
 from scipy.stats import binomtest
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from trl.trainer.utils import pad
 
 from .chat import Chat
 from .contexts import SkillContext
-from .rollout import Episode, Generate, Rollout
+from .generation import CachedGenerator, can_reuse_cache
+from .rollout import Episode, Rollout
 from .skills import SkillLibrary
 from .teacher import add_context, default_system_text
 from .trainer import SDARTrainer
@@ -212,17 +212,9 @@ def policy_rollout(
         **sampling,
     )
 
-    @torch.no_grad()
-    def generate(ids: list[list[int]]) -> tuple[list[list[int]], None]:
-        prompts = [torch.tensor(row) for row in ids]
-        input_ids = pad(prompts, padding_value=pad_token_id, padding_side="left").to(model.device)
-        mask = pad([torch.ones_like(row) for row in prompts], padding_value=0, padding_side="left").to(model.device)
-        output = model.generate(  # type: ignore[operator]
-            input_ids=input_ids, attention_mask=mask, generation_config=generation_config
-        )
-        return [_until_stop(row, stop_ids) for row in output[:, input_ids.size(1) :].tolist()], None
-
-    generator: Generate = generate
+    generator = CachedGenerator(
+        lambda: nullcontext(model), generation_config, can_reuse_cache(model, generation_config)
+    )
     return Rollout(
         environment_factory,
         chat,
@@ -231,13 +223,8 @@ def policy_rollout(
         max_response_length=max_response_length,
         max_completion_length=max_completion_length,
         context_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+        on_end=generator.drop_cache,
     )
-
-
-def _until_stop(ids: list[int], stop_ids: list[int]) -> list[int]:
-    """The sampled ids up to their first stop token; what follows is padding."""
-    end = next((index for index, token in enumerate(ids) if token in stop_ids), len(ids) - 1)
-    return ids[: end + 1]
 
 
 def evaluate_trainer(

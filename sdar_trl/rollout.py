@@ -13,6 +13,7 @@ from typing import Any
 
 from .chat import Chat, Message
 from .envs import TextEnv
+from .envs.workers import EnvWorker, start_worker
 
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class StopReason(str, Enum):
     LENGTH = "length"
     """The next turn might not have fitted the token budget."""
     ENV_ERROR = "env_error"
-    """The environment raised. The episode is counted, and trains nothing."""
+    """The environment raised, hung, or died. The episode is counted, and trains nothing."""
 
 
 @dataclass
@@ -159,10 +160,10 @@ class _Running:
     """An episode in play: its environment, everything the policy has read, and the observation it must answer."""
 
     episode: Episode
-    env: TextEnv
-    ids: list[int]
-    observation: str
-    observation_ids: list[int]
+    env: EnvWorker
+    ids: list[int] = field(default_factory=list)
+    observation: str = ""
+    observation_ids: list[int] = field(default_factory=list)
 
 
 class Rollout:
@@ -171,8 +172,8 @@ class Rollout:
 
     Args:
         environment_factory (`Callable` or `dict[str, Callable]`):
-            Makes a [`TextEnv`]; with a dictionary, a task's `environment` field names the one it wants. Instances are
-            reused from batch to batch.
+            Makes a [`TextEnv`]; with a dictionary, a task's `environment` field names the one it wants. Instances run
+            where their class asks to (`sdar_trl/envs/workers.py`), and are reused from batch to batch.
         chat ([`Chat`]):
             Renders prompts and observations.
         generate (`Generate`):
@@ -186,6 +187,11 @@ class Rollout:
             Most tokens of an episode after its prompt.
         context_length (`int`, *optional*):
             Most tokens of an episode, prompt included.
+        max_cache_tokens (`int`, *optional*):
+            Most tokens of the episodes played at once, each counted as long as it may become. The others wait until
+            all of these have ended. A single episode is always played.
+        on_end (`Callable[[], None]`, *optional*):
+            Called when a rollout has ended, by an exception too.
         any_running (`Callable[[int], bool]`, *optional*, defaults to `bool`):
             Given the number of episodes this process still plays, whether any process still plays one.
     """
@@ -200,6 +206,8 @@ class Rollout:
         max_response_length: int,
         max_completion_length: int,
         context_length: int | None = None,
+        max_cache_tokens: int | None = None,
+        on_end: Callable[[], None] = lambda: None,
         any_running: Callable[[int], bool] = bool,
     ):
         self.factories: dict[str | None, Callable[[], TextEnv]] = {}
@@ -213,8 +221,10 @@ class Rollout:
         self.max_response_length = min(max_response_length, max_completion_length)
         self.max_completion_length = max_completion_length
         self.context_length = context_length
+        self.max_cache_tokens = max_cache_tokens
+        self.on_end = on_end
         self.any_running = any_running
-        self._idle: dict[str | None, list[TextEnv]] = {name: [] for name in self.factories}
+        self._idle: dict[str | None, list[EnvWorker]] = {name: [] for name in self.factories}
 
     def play(self, tasks: Sequence[Mapping[str, Any]], with_context: WithContext | None = None) -> list[Episode]:
         """
@@ -232,23 +242,57 @@ class Rollout:
         Raises:
             `ValueError`: if a task's prompt is not a list of messages, or leaves no room for a response.
         """
-        seats = [self._reset(dict(task)) for task in tasks]
-        running = [seat for seat in seats if seat.episode.stop_reason is None]
-        if with_context is not None:
-            prompts = with_context([seat.episode for seat in running])
-            for seat, messages in zip(running, prompts, strict=True):
-                seat.episode.task["prompt"] = messages
-        for seat in seats:
-            self._render_prompt(seat)
-        while self.any_running(len(running)):
-            responses, logprobs = self.generate([seat.ids for seat in running])
-            for index, seat in enumerate(running):
-                self._advance(seat, responses[index], logprobs[index] if logprobs is not None else None)
-            running = [seat for seat in running if seat.episode.stop_reason is None]
+        seats: list[_Running] = []
+        try:
+            for task in tasks:
+                seats.append(self._take_seat(dict(task)))
+            self._reset(seats)
+            if with_context is not None:
+                reset = [seat for seat in seats if seat.episode.stop_reason is None]
+                prompts = with_context([seat.episode for seat in reset])
+                for seat, messages in zip(reset, prompts, strict=True):
+                    seat.episode.task["prompt"] = messages
+            for seat in seats:
+                self._render_prompt(seat)
+            self._play(seats)
+        except BaseException:
+            for seat in seats:
+                if seat.episode.stop_reason is not StopReason.ENV_ERROR:
+                    self._close(seat)
+            self.close()
+            raise
+        finally:
+            self.on_end()
         for seat in seats:
             if seat.episode.stop_reason is not StopReason.ENV_ERROR:
                 self._idle[self._name(seat.episode.task)].append(seat.env)
         return [seat.episode for seat in seats]
+
+    def _play(self, seats: list[_Running]) -> None:
+        """Turn by turn, until no process has an episode to play."""
+        waiting = [seat for seat in seats if seat.episode.stop_reason is None]
+        running: list[_Running] = []
+        while self.any_running(len(running) + len(waiting)):
+            if not running:
+                count = self._wave_size(waiting)
+                running, waiting = waiting[:count], waiting[count:]
+            responses, logprobs = self.generate([seat.ids for seat in running])
+            for index, seat in enumerate(running):
+                self._respond(seat, responses[index], logprobs[index] if logprobs is not None else None)
+            for seat in running:
+                self._observe(seat)
+            running = [seat for seat in running if seat.episode.stop_reason is None]
+
+    def _wave_size(self, seats: list[_Running]) -> int:
+        """How many of the first seats may be played at once."""
+        if self.max_cache_tokens is None:
+            return len(seats)
+        longest = 0
+        for count, seat in enumerate(seats):
+            longest = max(longest, self._length_limit(seat.episode))  # a cache is as wide as its longest row
+            if count > 0 and (count + 1) * longest > self.max_cache_tokens:
+                return count
+        return len(seats)
 
     def close(self) -> None:
         """Close the environments."""
@@ -262,24 +306,30 @@ class Rollout:
             raise ValueError(f"Got a task with `environment={name!r}`, expected one of {list(self.factories)}.")
         return name
 
-    def _reset(self, task: dict[str, Any]) -> _Running:
-        """Reset an environment; the first observation ends the prompt's last message, as in TRL."""
+    def _take_seat(self, task: dict[str, Any]) -> _Running:
+        """An environment for the task, idle or new."""
         name = self._name(task)
-        env = self._idle[name].pop() if self._idle[name] else self.factories[name]()
         messages = task.setdefault("prompt", [{"role": "user", "content": ""}])
         if not isinstance(messages, list) or not messages:
             raise ValueError(
                 f"`prompt` must be a list of messages for an environment's tasks, got {messages!r}. Wrap a text as "
                 '[{"role": "user", "content": text}].'
             )
-        seat = _Running(Episode(task, []), env, [], "", [])
-        try:
-            seat.observation = env.reset(**task)
-        except Exception:
-            self._fail(seat)
-        last = messages[-1]
-        task["prompt"] = [*messages[:-1], {**last, "content": last["content"] + seat.observation}]
-        return seat
+        env = self._idle[name].pop() if self._idle[name] else start_worker(self.factories[name])
+        return _Running(Episode(task, []), env)
+
+    def _reset(self, seats: list[_Running]) -> None:
+        """Reset the environments; the first observation ends the prompt's last message, as in TRL."""
+        for seat in seats:
+            seat.env.start("reset", **seat.episode.task)
+        for seat in seats:
+            task = seat.episode.task
+            try:
+                seat.observation = seat.env.result()
+            except Exception:
+                self._fail(seat)
+            *before, last = task["prompt"]
+            task["prompt"] = [*before, {**last, "content": last["content"] + seat.observation}]
 
     def _render_prompt(self, seat: _Running) -> None:
         task = seat.episode.task
@@ -293,14 +343,18 @@ class Rollout:
             )
         seat.episode.prompt_ids = seat.ids = seat.observation_ids = prompt_ids
 
-    def _advance(self, seat: _Running, response_ids: list[int], logprobs: list[float] | None) -> None:
-        """Record the response, step the environment, and append what it says, or end the episode."""
-        episode = seat.episode
+    def _respond(self, seat: _Running, response_ids: list[int], logprobs: list[float] | None) -> None:
+        """Record the response, and give it to the environment."""
         response = self.chat.decode(response_ids)
-        turn = Turn(seat.observation, seat.observation_ids, response_ids, response, logprobs)
-        episode.turns.append(turn)
+        seat.episode.turns.append(Turn(seat.observation, seat.observation_ids, response_ids, response, logprobs))
+        seat.env.start("step", response)
+
+    def _observe(self, seat: _Running) -> None:
+        """Append what the environment says, or end the episode."""
+        episode = seat.episode
+        turn = episode.turns[-1]
         try:
-            step = seat.env.step(response)
+            step = seat.env.result()
         except Exception:
             self._fail(seat)
             return
@@ -314,8 +368,8 @@ class Rollout:
             episode.stop_reason = StopReason.MAX_TURNS
         else:
             seat.observation = step.observation
-            seat.observation_ids = self.chat.observation_ids(step.observation, response_ids)
-            seat.ids = seat.ids + response_ids + seat.observation_ids
+            seat.observation_ids = self.chat.observation_ids(step.observation, turn.response_ids)
+            seat.ids = seat.ids + turn.response_ids + seat.observation_ids
             if len(seat.ids) + self.max_response_length > self._length_limit(episode):
                 episode.stop_reason = StopReason.LENGTH
 
@@ -327,10 +381,13 @@ class Rollout:
         """End the episode of an environment that raised, and let go of the instance."""
         logger.warning("Environment failed in task %s.", seat.episode.task.get("task_id", ""), exc_info=True)
         seat.episode.stop_reason = StopReason.ENV_ERROR
+        self._close(seat)
+
+    def _close(self, seat: _Running) -> None:
         try:
             seat.env.close()
         except Exception:
-            logger.warning("Closing the failed environment failed too.", exc_info=True)
+            logger.warning("An environment could not be closed.", exc_info=True)
 
 
 def is_text_environment(environment_factory: Any) -> bool:

@@ -38,6 +38,7 @@ from .checkpointing import ResumableGRPOTrainer
 from .config import SDARConfig
 from .contexts import SkillContext, TeacherContext, skill_context, skill_records
 from .divergences import FULL_DIVERGENCES, VocabularyDivergence
+from .generation import CachedGenerator, can_reuse_cache, unwrapped_policy
 from .losses import (
     GATES,
     SAMPLED_DIVERGENCES,
@@ -190,6 +191,7 @@ class SDARTrainer(ResumableGRPOTrainer):
         )
         self._gate = gate or GATES[args.gate]
 
+        self._generator: CachedGenerator | None = None
         rollout_func = None
         text_environments = is_text_environment(environment_factory)
         if text_environments:
@@ -231,6 +233,9 @@ class SDARTrainer(ResumableGRPOTrainer):
                 self.vllm_generation.max_completion_length = response_length
             else:
                 self.generation_config.max_new_tokens = response_length
+            uses_generate = not self.use_vllm and not self.use_transformers_continuous_batching
+            if args.reuse_cache and uses_generate and can_reuse_cache(self.model, self.generation_config):
+                self._generator = CachedGenerator(lambda: unwrapped_policy(self), self.generation_config)
             self.rollout = Rollout(
                 environment_factory,
                 Chat(self._tokenizer, template_kwargs),
@@ -239,6 +244,8 @@ class SDARTrainer(ResumableGRPOTrainer):
                 max_response_length=response_length,
                 max_completion_length=args.max_completion_length,
                 context_length=context_length,
+                max_cache_tokens=args.max_cache_tokens if uses_generate else None,
+                on_end=self._end_rollout,
                 any_running=self._any_running,
             )
         self._max_teacher_length = args.max_teacher_length or context_length
@@ -268,7 +275,11 @@ class SDARTrainer(ResumableGRPOTrainer):
                 f"`method={self.args.method!r}` trains nothing: `policy_coef` and `sdar_coef` are both 0. Evaluate "
                 "instead, with `trainer.evaluate()` or `sdar_trl.evaluation.evaluate_trainer`."
             )
-        return super().train(*args, **kwargs)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self.rollout_func is not None:
+                self.rollout.close()
 
     # Rollout
 
@@ -290,7 +301,14 @@ class SDARTrainer(ResumableGRPOTrainer):
 
     def _generate_turn(self, ids: list[list[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
         # With sharded weights, a process whose episodes have ended keeps generating with the others.
-        return self._generate_single_turn(ids or [[self._tokenizer.eos_token_id]], None, {}, 1)
+        ids = ids or [[self._tokenizer.eos_token_id]]
+        if self._generator is not None:
+            return self._generator(ids)
+        return self._generate_single_turn(ids, None, {}, 1)
+
+    def _end_rollout(self) -> None:
+        if self._generator is not None:
+            self._generator.drop_cache()
 
     def _any_running(self, count: int) -> bool:
         running = torch.tensor(count, device=self.accelerator.device)

@@ -67,7 +67,10 @@ def test_with_coefficient_zero_it_is_grpo_to_the_bit(
     dataset = Dataset.from_list(numbered)
 
     ours = make_trainer(
-        make_config(sdar_coef=0.0, **options), train_dataset=dataset, skills=None, peft_config=peft_config
+        make_config(sdar_coef=0.0, reuse_cache=False, **options),
+        train_dataset=dataset,
+        skills=None,
+        peft_config=peft_config,
     )
     ours.train()
 

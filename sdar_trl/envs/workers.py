@@ -1,0 +1,170 @@
+"""Where an environment runs: in this process, in a thread, or in a process of its own.
+
+An environment's class says which, with an attribute `parallel`: `"inline"` (the default, for what answers at once),
+`"thread"` (for what waits for a network), or `"process"` (for what computes, or is not thread-safe). A call that takes
+longer than the class attribute `timeout` (seconds) raises `TimeoutError`, except inline.
+"""
+
+import functools
+import multiprocessing
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+from .base import TextEnv
+
+
+DEFAULT_TIMEOUT = 300.0
+CLOSING_TIME = 5.0  # seconds for a process to end by itself
+
+
+class InlineWorker:
+    """
+    An environment in this process. `start` begins a call, `result` waits for what it returns or raises.
+
+    Args:
+        factory (`Callable`):
+            Makes the environment.
+        timeout (`float`):
+            Most seconds of a call.
+    """
+
+    def __init__(self, factory: Callable[[], TextEnv], timeout: float):
+        self._env = factory()
+        self._timeout = timeout
+
+    def start(self, method: str, *args: Any, **kwargs: Any) -> None:
+        self._call = functools.partial(getattr(self._env, method), *args, **kwargs)
+
+    def result(self) -> Any:
+        return self._call()
+
+    def close(self) -> None:
+        self._env.close()
+
+
+class ThreadWorker(InlineWorker):
+    """An environment whose calls run in a thread each."""
+
+    _future: Future | None = None
+
+    def start(self, method: str, *args: Any, **kwargs: Any) -> None:
+        super().start(method, *args, **kwargs)
+        self._deadline = time.monotonic() + self._timeout
+        self._future = Future()
+        threading.Thread(target=_run, args=(self._call, self._future), daemon=True).start()
+
+    def result(self) -> Any:
+        assert self._future is not None
+        return self._future.result(_seconds_until(self._deadline))
+
+    def close(self) -> None:
+        if self._future is None or self._future.done():  # a call that hangs keeps its environment
+            super().close()
+
+
+class ProcessWorker:
+    """An environment in a process of its own, which begins to build it at once. `start` raises if it cannot."""
+
+    def __init__(self, factory: Callable[[], TextEnv], timeout: float):
+        # forked from a server that has imported the program, but holds neither its threads nor its GPU
+        context = multiprocessing.get_context("forkserver")
+        self._timeout = timeout
+        self._pipe, end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(factory, end), daemon=True)
+        self._process.start()
+        end.close()
+        self._expect_answer()
+        self._built = False
+
+    def start(self, method: str, *args: Any, **kwargs: Any) -> None:
+        if not self._built:
+            self.result()
+            self._built = True
+        with suppress(OSError):  # it has died, as `result` will say
+            self._pipe.send((method, args, kwargs))
+        self._expect_answer()
+
+    def result(self) -> Any:
+        if not self._pipe.poll(_seconds_until(self._deadline)):
+            raise TimeoutError(f"The environment did not answer within {self._timeout} seconds.")
+        done, value = self._pipe.recv()
+        self._answering = False
+        if not done:
+            raise RuntimeError(f"In the environment's process:\n{value}")
+        return value
+
+    def close(self) -> None:
+        if not self._answering:
+            with suppress(OSError):
+                self._pipe.send(None)
+            self._process.join(CLOSING_TIME)
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+    def _expect_answer(self) -> None:
+        self._answering = True
+        self._deadline = time.monotonic() + self._timeout
+
+
+EnvWorker = InlineWorker | ProcessWorker
+WORKERS: dict[str, Callable[[Callable[[], TextEnv], float], EnvWorker]] = {
+    "inline": InlineWorker,
+    "thread": ThreadWorker,
+    "process": ProcessWorker,
+}
+
+
+def start_worker(factory: Callable[[], TextEnv]) -> EnvWorker:
+    """
+    Have an environment built where it asks to run.
+
+    Args:
+        factory (`Callable`):
+            The environment's class, a [`functools.partial`] of it, or a function with attributes `parallel` and
+            `timeout` of its own. For a process, it must be importable: not a lambda, nor defined in a notebook.
+
+    Returns:
+        `InlineWorker` or `ProcessWorker`: the worker.
+    """
+    kind = factory.func if isinstance(factory, functools.partial) else factory
+    worker = WORKERS[getattr(kind, "parallel", "inline")]
+    return worker(factory, getattr(kind, "timeout", DEFAULT_TIMEOUT))
+
+
+def _seconds_until(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
+def _run(call: Callable[[], Any], future: Future) -> None:
+    try:
+        future.set_result(call())
+    except Exception as error:
+        future.set_exception(error)
+
+
+def _serve(factory: Callable[[], TextEnv], pipe: Connection) -> None:
+    """What a worker's process does: builds the environment, then answers calls until it is told to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes it
+    with suppress(EOFError, BrokenPipeError):  # the parent is gone
+        try:
+            env = factory()
+        except Exception:
+            pipe.send((False, traceback.format_exc()))
+            return
+        pipe.send((True, None))
+        while (call := pipe.recv()) is not None:
+            method, args, kwargs = call
+            try:
+                answer = (True, getattr(env, method)(*args, **kwargs))
+            except Exception:
+                answer = (False, traceback.format_exc())
+            pipe.send(answer)
+        env.close()

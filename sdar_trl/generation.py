@@ -1,0 +1,188 @@
+"""`generate`, turn after turn: what the policy has read once is not read again.
+
+Between two turns of an episode only an observation is added, but `model.generate` starts from nothing each time. Here its
+cache of keys and values is kept for the rest of the rollout. Rows of a batch grow by different lengths, so before each
+turn the kept columns are moved until every history ends at the right edge again (padding on the left alone, as if the
+batch were new), and rows of finished episodes are dropped. A key's position is in its rotation, not in its column, so
+moving it changes nothing. `generate` is then given the whole batch and the cache, and computes only what is missing.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from trl import GRPOTrainer
+from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.utils import pad
+
+
+logger = logging.getLogger(__name__)
+
+
+class CachedGenerator:
+    """
+    Samples responses with `model.generate`, keeping its cache from call to call. It is the `generate` of a
+    [`~sdar_trl.rollout.Rollout`], whose `on_end` must be [`~CachedGenerator.drop_cache`].
+
+    Rows find their history by their ids: a call whose rows all continue rows of the call before, in the same order,
+    goes on from there. Any other call starts anew.
+
+    Args:
+        use_model (`Callable[[], AbstractContextManager[PreTrainedModel]]`):
+            Entered for each call; gives the model, with all its weights.
+        generation_config ([`~transformers.GenerationConfig`]):
+            Sampling parameters, stop tokens, padding token.
+        reuse_cache (`bool`, *optional*, defaults to `True`):
+            If `False`, every call starts anew. Where [`reuse_obstacle`] finds one, it must be `False`.
+    """
+
+    def __init__(
+        self,
+        use_model: Callable[[], AbstractContextManager[PreTrainedModel]],
+        generation_config: GenerationConfig,
+        reuse_cache: bool = True,
+    ):
+        self.use_model = use_model
+        self.generation_config = generation_config
+        self.reuse_cache = reuse_cache
+        self.drop_cache()
+
+    def drop_cache(self) -> None:
+        """Forget everything: the weights are about to change, or memory is needed elsewhere."""
+        self._cache: DynamicCache | None = None
+        self._rows: list[list[int]] = []  # the ids of each row of the cache, its response included
+        self._starts: list[int] = []  # column of each row's first token
+
+    @torch.no_grad()
+    def __call__(self, ids: list[list[int]]) -> tuple[list[list[int]], None]:
+        """One response to each row of ids; no log-probs."""
+        config: Any = self.generation_config
+        with self.use_model() as model:
+            input_ids, attention_mask = (
+                pad([torch.tensor(row) for row in rows], padding_value=value, padding_side="left").to(model.device)
+                for rows, value in ((ids, config.pad_token_id), ([[1] * len(row) for row in ids], 0))
+            )
+            cache = self._continued_cache(model, ids) if self.reuse_cache else None
+            self.drop_cache()  # should `generate` raise, half a cache must not stay
+            output = model.generate(  # type: ignore[operator]
+                input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, generation_config=config
+            )
+        width = input_ids.size(1)
+        responses = [_until_stop(row, config.eos_token_id) for row in output[:, width:].tolist()]
+        if cache is not None:
+            self._cache = cache
+            self._rows = [row + response for row, response in zip(ids, responses, strict=True)]
+            self._starts = [width - len(row) for row in ids]
+        return responses, None
+
+    def _continued_cache(self, model: PreTrainedModel, ids: list[list[int]]) -> DynamicCache:
+        """The cache for a batch of left-padded rows, filled up to where the first of them has something new."""
+        sources = self._sources(ids)
+        cache = self._cache
+        if cache is None or sources is None:
+            return DynamicCache(config=_base_model(model).config)
+        # The last token sampled for a row has no column if the batch ended with it.
+        columns = cache.get_seq_length()
+        known = [min(len(self._rows[source]), columns - self._starts[source]) for source in sources]
+        new = max(len(row) - count for row, count in zip(ids, known, strict=True))
+        # All rows compute their last `new` tokens. For the shorter observations that includes some known ones, in
+        # place of padding.
+        width = max(len(row) for row in ids)
+        shifts = [self._starts[source] - (width - len(row)) for source, row in zip(sources, ids, strict=True)]
+        _move_columns(cache, sources, shifts, width - new)
+        return cache
+
+    def _sources(self, ids: list[list[int]]) -> list[int] | None:
+        """For each row of ids, the row of the cache it continues; `None` unless all of them do."""
+        sources: list[int] = []
+        for row in ids:
+            first = sources[-1] + 1 if sources else 0
+            matches = (i for i in range(first, len(self._rows)) if row[: len(self._rows[i])] == self._rows[i])
+            source = next(matches, None)
+            if source is None:
+                return None
+            sources.append(source)
+        return sources
+
+
+def _move_columns(cache: DynamicCache, sources: list[int], shifts: list[int], width: int) -> None:
+    """Row i becomes columns `shifts[i]` to `shifts[i] + width` of row `sources[i]`, layer by layer. Columns that do not
+    exist come from its edge: they are padding, which the attention mask hides."""
+    layer: Any
+    for layer in cache.layers:
+        device = layer.keys.device
+        rows = torch.tensor(sources, device=device).unsqueeze(1)  # (B, 1)
+        columns = torch.tensor(shifts, device=device).unsqueeze(1) + torch.arange(width, device=device)  # (B, width)
+        columns = columns.clamp(0, layer.keys.size(2) - 1)
+        layer.keys = layer.keys.transpose(1, 2)[rows, columns].transpose(1, 2)  # (B, heads, width, head size)
+        layer.values = layer.values.transpose(1, 2)[rows, columns].transpose(1, 2)
+
+
+def _until_stop(ids: list[int], stop_ids: list[int]) -> list[int]:
+    """The sampled ids up to their first stop token; what follows is padding."""
+    end = next((index for index, token in enumerate(ids) if token in stop_ids), len(ids) - 1)
+    return ids[: end + 1]
+
+
+def _base_model(model: Any) -> Any:
+    return model.get_base_model() if is_peft_model(model) else model
+
+
+def reuse_obstacle(model: Any, generation_config: GenerationConfig) -> str | None:
+    """
+    Why the cache cannot be kept between turns.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The policy.
+        generation_config ([`~transformers.GenerationConfig`]):
+            How it generates.
+
+    Returns:
+        `str` or `None`: the reason, `None` if nothing is in the way.
+    """
+    base = _base_model(model)
+    if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
+        return "the adapter puts a learned prompt into the cache"
+    if not base._supports_default_dynamic_cache() or base.config.is_encoder_decoder:
+        return "the model has a cache of its own kind"
+    # Sliding windows forget columns that a move would need; the state of a linear attention has none.
+    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=base.config).layers):
+        return "the model has layers that do not attend to the whole history (sliding window, linear attention)"
+    if generation_config.cache_implementation is not None:
+        return f"`cache_implementation` is {generation_config.cache_implementation!r}"
+    if generation_config.use_cache is False or (generation_config.num_beams or 1) > 1:
+        return "generation without cache or with beams is asked for"
+    return None
+
+
+def can_reuse_cache(model: Any, generation_config: GenerationConfig) -> bool:
+    """Whether the cache can be kept between turns; if not, a warning says why."""
+    obstacle = reuse_obstacle(model, generation_config)
+    if obstacle is not None:
+        logger.warning("The history is prefilled again in every turn: %s.", obstacle)
+    return obstacle is None
+
+
+@contextmanager
+def unwrapped_policy(trainer: GRPOTrainer) -> Iterator[PreTrainedModel]:
+    """A trainer's model as TRL's own `generate` path has it: unwrapped, sharded weights gathered, gradient
+    checkpointing off."""
+    args: Any = trainer.args
+    with (
+        unwrap_model_for_generation(
+            trainer.model_wrapped,
+            trainer.accelerator,
+            gather_deepspeed3_params=args.ds3_gather_for_generation,
+            generation_kwargs=trainer.generation_kwargs,
+            gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
+        ) as model,
+        torch.no_grad(),
+        trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
+    ):
+        yield model
