@@ -212,9 +212,8 @@ def policy_rollout(
         **sampling,
     )
 
-    generator = CachedGenerator(
-        lambda: nullcontext(model), generation_config, can_reuse_cache(model, generation_config)
-    )
+    reuse_cache = can_reuse_cache(model, generation_config)
+    generator = CachedGenerator(lambda: nullcontext(model), generation_config, reuse_cache)
     return Rollout(
         environment_factory,
         chat,

@@ -1,10 +1,10 @@
 """`generate`, turn after turn: what the policy has read once is not read again.
 
-Between two turns of an episode only an observation is added, but `model.generate` starts from nothing each time. Here its
-cache of keys and values is kept for the rest of the rollout. Rows of a batch grow by different lengths, so before each
-turn the kept columns are moved until every history ends at the right edge again (padding on the left alone, as if the
-batch were new), and rows of finished episodes are dropped. A key's position is in its rotation, not in its column, so
-moving it changes nothing. `generate` is then given the whole batch and the cache, and computes only what is missing.
+Between two turns of an episode only an observation is added, but `model.generate` starts from nothing each time. Here
+its cache of keys and values is kept for the rest of the rollout. Rows of a batch grow by different lengths, so before
+each turn the kept columns are moved until every history ends at the right edge again (padding on the left alone, as if
+the batch were new), and rows of finished episodes are dropped. A key's position is in its rotation, not in its column,
+so moving it changes nothing. `generate` is then given the whole batch and the cache, and computes what is missing.
 """
 
 import logging
@@ -111,8 +111,8 @@ class CachedGenerator:
 
 
 def _move_columns(cache: DynamicCache, sources: list[int], shifts: list[int], width: int) -> None:
-    """Row i becomes columns `shifts[i]` to `shifts[i] + width` of row `sources[i]`, layer by layer. Columns that do not
-    exist come from its edge: they are padding, which the attention mask hides."""
+    """Row i becomes columns `shifts[i]` to `shifts[i] + width` of row `sources[i]`, layer by layer. Columns that do
+    not exist come from its edge: they are padding, which the attention mask hides."""
     layer: Any
     for layer in cache.layers:
         device = layer.keys.device

@@ -76,12 +76,13 @@ class ProcessWorker:
         # forked from a server that has imported the program, but holds neither its threads nor its GPU
         context = multiprocessing.get_context("forkserver")
         self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
+        self._answering = True
+        self._built = False
         self._pipe, end = context.Pipe()
         self._process = context.Process(target=_serve, args=(factory, end), daemon=True)
         self._process.start()
         end.close()
-        self._expect_answer()
-        self._built = False
 
     def start(self, method: str, *args: Any, **kwargs: Any) -> None:
         if not self._built:
@@ -89,7 +90,8 @@ class ProcessWorker:
             self._built = True
         with suppress(OSError):  # it has died, as `result` will say
             self._pipe.send((method, args, kwargs))
-        self._expect_answer()
+        self._deadline = time.monotonic() + self._timeout
+        self._answering = True
 
     def result(self) -> Any:
         if not self._pipe.poll(_seconds_until(self._deadline)):
@@ -108,10 +110,6 @@ class ProcessWorker:
         self._process.kill()
         self._process.join()
         self._pipe.close()
-
-    def _expect_answer(self) -> None:
-        self._answering = True
-        self._deadline = time.monotonic() + self._timeout
 
 
 EnvWorker = InlineWorker | ProcessWorker
