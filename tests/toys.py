@@ -1,6 +1,9 @@
-"""Small environments for tests, and one step of a trainer, taken apart."""
+"""Small environments for tests."""
 
-import torch
+import dataclasses
+import os
+import sys
+import time
 
 from sdar_trl.envs import Step
 
@@ -49,17 +52,39 @@ class CalculatorEnv:
         return float(self.calls)
 
 
-def scored_batch(trainer, count=4):
-    """One generation batch, as the trainer scores it in its first step."""
-    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
-    trainer.model.train()
-    torch.manual_seed(0)
-    rows = [dict(trainer.train_dataset[index // trainer.num_generations]) for index in range(count)]
-    return trainer._generate_and_score_completions(rows)
+class ProcessEnv(CountingEnv):
+    """Runs in a process of its own, where a task can have it hang, die or fail to be built; says which process."""
+
+    parallel = "process"
+    timeout = 20.0
+
+    def __init__(self, broken: bool = False):
+        if broken:
+            raise FileNotFoundError("no game files")
+
+    def reset(self, *, dies_at: int | None = None, hangs_at: int | None = None, **task) -> str:
+        self.dies_at, self.hangs_at = dies_at, hangs_at
+        return super().reset(**task)
+
+    def step(self, response: str) -> Step:
+        step = super().step(response)
+        if self.turn == self.dies_at:
+            os._exit(1)
+        if self.turn == self.hangs_at:
+            time.sleep(600)
+        return dataclasses.replace(step, info={**step.info, "pid": os.getpid(), "torch": "torch" in sys.modules})
 
 
-def gradients(trainer, inputs):
-    """Gradients of the loss on a batch, by parameter."""
-    trainer.model.zero_grad()
-    trainer.compute_loss(trainer.model, inputs).backward()
-    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+class HastyProcessEnv(ProcessEnv):
+    timeout = 3.0
+
+
+class ThreadEnv(ProcessEnv):
+    """Waits as for a network, in a thread."""
+
+    parallel = "thread"
+    timeout = 2.0
+
+    def step(self, response: str) -> Step:
+        time.sleep(0.3)
+        return super().step(response)

@@ -41,7 +41,9 @@ class TextEnv(Protocol):
     """
     An environment of text. One instance plays one episode at a time, and is reused.
 
-    It parses the policy's raw response itself. [`check_env`] checks that a class keeps to this protocol.
+    It parses the policy's raw response itself. [`check_env`] checks that a class keeps to this protocol. A class may
+    have two attributes more: `parallel`, where its instances run while many are played at once (`"inline"`,
+    `"thread"` or `"process"`), and `timeout`, most seconds of a call; see `sdar_trl/envs/workers.py`.
     """
 
     def reset(self, **task: Any) -> str:
@@ -109,6 +111,8 @@ def check_env(
         `AssertionError`: if it does not; the message says what was expected and what was got.
     """
     _expect(isinstance(env, TextEnv), "an object with reset, step and close", env)
+    parallel = getattr(env, "parallel", "inline")
+    _expect(parallel in ("inline", "thread", "process"), "`parallel` to be inline, thread or process", parallel)
     rows = [dict(task) for task in tasks]
     _expect(bool(rows), "at least one task", rows)
     for task in rows:

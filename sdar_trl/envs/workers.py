@@ -76,7 +76,7 @@ class ProcessWorker:
         # forked from a server that has imported the program, but holds neither its threads nor its GPU
         context = multiprocessing.get_context("forkserver")
         self._timeout = timeout
-        self._deadline = time.monotonic() + timeout
+        self._deadline = time.monotonic() + max(timeout, DEFAULT_TIMEOUT)  # building is slower than a call
         self._answering = True
         self._built = False
         self._pipe, end = context.Pipe()
