@@ -7,7 +7,8 @@ import bitsandbytes as bnb
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel
-from toys import CountingEnv, scored_batch
+from steps import scored_batch
+from toys import CountingEnv
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from sdar_trl import SDARTrainer

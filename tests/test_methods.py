@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from toys import gradients, scored_batch
+from steps import gradients, scored_batch
 from trl import GRPOConfig
 
 from sdar_trl import SDARConfig, SDARTrainer, SkillLibrary

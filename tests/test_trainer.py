@@ -7,7 +7,8 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from toys import CalculatorEnv, CountingEnv, gradients, scored_batch
+from steps import gradients, scored_batch
+from toys import CalculatorEnv, CountingEnv
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
