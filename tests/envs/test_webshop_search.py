@@ -107,3 +107,8 @@ def test_random_results_are_fifty_different_products_and_the_same_for_a_query():
     search = embedded_shop().engine.search
     assert len(set(ids(search("<r>")))) == 50
     assert ids(search("<r>")) == ids(search("<R>")) != ids(search("<r> again"))
+
+
+def test_the_embedded_shop_breaks_ties_in_the_catalogues_order():
+    shop = embedded_shop()
+    assert ids(shop.engine.search("ounce")) != sorted(ids(shop.engine.search("ounce")))
