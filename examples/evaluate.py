@@ -3,7 +3,8 @@ Evaluate a checkpoint on a fixed panel of tasks, without skills in its prompt, a
 
 The embedded policy, both ways:
 
-    python examples/evaluate.py --model_name_or_path tiny --skills both
+    python examples/evaluate.py --model_name_or_path tiny --skills both --max_turns 7 \
+        --max_response_length 20 --max_completion_length 800
 
 What training left, on other tasks, greedily:
 
@@ -11,7 +12,8 @@ What training left, on other tasks, greedily:
 
 On the official WebShop files (the folder that holds `items_shuffle_1000.json` or `items_shuffle.json`):
 
-    python examples/evaluate.py --model_name_or_path outputs/qwen --webshop_data WebShop/data
+    python examples/evaluate.py --model_name_or_path outputs/webshop_qwen2.5_3b \
+        --max_completion_length 16384 --webshop_data WebShop/data
 """
 
 import json

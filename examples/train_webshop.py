@@ -5,19 +5,16 @@ With its defaults, the embedded policy on the embedded shop, on two CPU cores:
 
     accelerate launch examples/train_webshop.py
 
-Any model, one GPU, LoRA:
+Any model, one GPU, LoRA, on the official files (the folder of `items_shuffle_1000.json` or `items_shuffle.json`):
 
-    accelerate launch examples/train_webshop.py --config examples/configs/webshop_qwen2.5_3b.yaml --use_peft
+    accelerate launch examples/train_webshop.py --config examples/configs/webshop_qwen2.5_3b.yaml \
+        --webshop_data WebShop/data --use_peft --lora_target_modules all-linear --learning_rate 1e-5 \
+        --gradient_accumulation_steps 32
 
-Eight GPUs, full weights, with the published hyperparameters:
+Eight GPUs, full weights, with the published values:
 
     accelerate launch --config_file examples/accelerate_configs/zero3.yaml examples/train_webshop.py \
-        --config examples/configs/webshop_qwen2.5_3b.yaml
-
-On the official files, in the folder that holds `items_shuffle_1000.json` or `items_shuffle.json`:
-
-    accelerate launch examples/train_webshop.py --config examples/configs/webshop_qwen2.5_3b.yaml --use_peft \
-        --webshop_data WebShop/data
+        --config examples/configs/webshop_qwen2.5_3b.yaml --webshop_data WebShop/data
 
 Another method (see sdar_trl/methods.py), such as GRPO alone:
 
@@ -146,11 +143,11 @@ def main() -> None:
         metrics["processes"] = trainer.accelerator.num_processes
         metrics["seconds"] = time.perf_counter() - start
         (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        plot_training(trainer.state.log_history, output_dir / "training.png")
         if any(count for count, _ in trainer.teacher_context.statistics().values()):
             print(trainer.teacher_context.table(), end="\n\n")
         if results:
             print(results_table(results))
+        plot_training(trainer.state.log_history, output_dir / "training.png")
         print(f"{metrics['seconds']:.0f} seconds. Written to {output_dir}: metrics.json, training.png, the model.")
 
 

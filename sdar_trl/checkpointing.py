@@ -56,7 +56,7 @@ def checkpoint_to_resume(resume_from_checkpoint: str | bool | None, output_dir: 
 
     Args:
         resume_from_checkpoint (`str` or `bool`, *optional*):
-            A folder, or `True` for the last whole checkpoint in `output_dir`.
+            A folder, or `True` (from the command line, "true") for the last whole checkpoint in `output_dir`.
         output_dir (`str`):
             Where the checkpoints are.
 
@@ -68,7 +68,7 @@ def checkpoint_to_resume(resume_from_checkpoint: str | bool | None, output_dir: 
     """
     if not resume_from_checkpoint:
         return None
-    if resume_from_checkpoint is not True:
+    if str(resume_from_checkpoint).lower() != "true":
         if not (Path(resume_from_checkpoint) / COMPLETE).exists():
             raise ValueError(
                 f"{resume_from_checkpoint} is no whole checkpoint: it has no {COMPLETE}, which is written last. The "

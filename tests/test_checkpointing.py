@@ -33,7 +33,7 @@ def test_a_checkpoint_that_was_cut_while_being_written_is_not_resumed_from(folde
     with pytest.raises(ValueError, match="checkpoint-3 is no whole checkpoint"):
         make_trainer(config).train(resume_from_checkpoint=str(folder / "checkpoint-3"))
     trainer = make_trainer(config)
-    trainer.train(resume_from_checkpoint=True)
+    trainer.train(resume_from_checkpoint="true")  # as the command line gives it
     assert "checkpoint-3 was cut while it was being written, and is passed over" in caplog.text
     steps = [entry["step"] for entry in trainer.state.log_history if "loss" in entry]
     assert steps == [1, 2, 3, 4]  # the first two from checkpoint-2
