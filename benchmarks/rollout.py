@@ -8,8 +8,8 @@ Three sides play the same episodes with the same model: TRL's `GRPOTrainer` with
 version of it whose method is a tool, which the other side's prompt describes in the same words. All play a fixed
 number of turns, with responses of a fixed length: the model computes and samples as ever, but a logits processor
 leaves one token at each position, the end-of-turn token at the last, and TRL's parser is told that each response is a
-call of the tool. (For SmolLM2, an action in WebShop is about 14 tokens, and a page of the embedded shop about 300.) Only the rollout is timed: from the reset of the environments to the rows of ids, without rewards and
-loss.
+call of the tool. (For SmolLM2, an action in WebShop is about 14 tokens, and a page of the embedded shop about 300.)
+Only the rollout is timed: from the reset of the environments to the rows of ids, without rewards and loss.
 
 Each measurement is a process of its own; the side without reuse, as slow as TRL's, can be spared the longest episodes.
 Memory is what the rollout adds, at its peak, to the process that has loaded the model: on a GPU by the allocator, on a

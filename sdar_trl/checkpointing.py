@@ -69,7 +69,7 @@ def checkpoint_to_resume(resume_from_checkpoint: str | bool | None, output_dir: 
     if not resume_from_checkpoint:
         return None
     if str(resume_from_checkpoint).lower() != "true":
-        if not (Path(resume_from_checkpoint) / COMPLETE).exists():
+        if not (Path(str(resume_from_checkpoint)) / COMPLETE).exists():
             raise ValueError(
                 f"{resume_from_checkpoint} is no whole checkpoint: it has no {COMPLETE}, which is written last. The "
                 "run was probably stopped while writing it. Resume from the one before, or with "

@@ -209,6 +209,8 @@ def policy_rollout(
         eos_token_id=stop_ids,
         pad_token_id=pad_token_id,
         top_k=0,
+        top_p=1.0,
+        repetition_penalty=1.0,
         **sampling,
     )
 
@@ -260,11 +262,13 @@ def evaluate_trainer(
     was_training = trainer.model.training
     trainer.model.eval()  # no dropout
     episodes: list[Episode] = []
-    with _seeded(seed + index):
-        for start in batches:
-            episodes += trainer.rollout.play(
-                rows[start : start + batch_size * count][index::count], trainer.student_context
-            )
-    trainer.model.train(was_training)
-    backend.temperature = training_temperature
+    try:
+        with _seeded(seed + index):
+            for start in batches:
+                episodes += trainer.rollout.play(
+                    rows[start : start + batch_size * count][index::count], trainer.student_context
+                )
+    finally:
+        trainer.model.train(was_training)
+        backend.temperature = training_temperature
     return summarize(gather_object([episode_record(episode) for episode in episodes]))

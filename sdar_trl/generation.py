@@ -24,6 +24,33 @@ from trl.trainer.utils import pad
 logger = logging.getLogger(__name__)
 
 
+ROOM = 128  # columns
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values in buffers with room for tokens to come: one more token does not copy all before it."""
+
+    room: list[torch.Tensor] | None = None  # `keys` and `values` are the columns of these that are in use
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        old = self.get_seq_length()
+        new = old + key_states.size(2)
+        if self.room is None or self.room[0].size(2) < new:
+            room = []
+            for states, kept in ((key_states, self.keys), (value_states, self.values)):
+                buffer = states.new_empty(*states.shape[:2], new + ROOM, states.size(3))
+                if kept is not None and old > 0:
+                    buffer[:, :, :old] = kept
+                room.append(buffer)
+            self.room = room
+        for buffer, states in zip(self.room, (key_states, value_states), strict=True):
+            buffer[:, :, old:new] = states
+        self.keys, self.values = (buffer[:, :, :new] for buffer in self.room)
+        return self.keys, self.values
+
+
 class CachedGenerator:
     """
     Samples responses with `model.generate`, keeping its cache from call to call. It is the `generate` of a
@@ -50,6 +77,8 @@ class CachedGenerator:
         self.use_model = use_model
         self.generation_config = generation_config
         self.reuse_cache = reuse_cache
+        if reuse_cache:
+            generation_config.use_cache = True  # else the model's own configuration decides
         self.drop_cache()
 
     def drop_cache(self) -> None:
@@ -85,7 +114,9 @@ class CachedGenerator:
         sources = self._sources(ids)
         cache = self._cache
         if cache is None or sources is None:
-            return DynamicCache(config=_base_model(model).config)
+            cache = DynamicCache(config=_base_model(model).config)
+            cache.layers = [GrowingLayer() for _ in cache.layers]
+            return cache
         # The last token sampled for a row has no column if the batch ended with it.
         columns = cache.get_seq_length()
         known = [min(len(self._rows[source]), columns - self._starts[source]) for source in sources]
@@ -121,6 +152,7 @@ def _move_columns(cache: DynamicCache, sources: list[int], shifts: list[int], wi
         columns = columns.clamp(0, layer.keys.size(2) - 1)
         layer.keys = layer.keys.transpose(1, 2)[rows, columns].transpose(1, 2)  # (B, heads, width, head size)
         layer.values = layer.values.transpose(1, 2)[rows, columns].transpose(1, 2)
+        layer.room = None
 
 
 def _until_stop(ids: list[int], stop_ids: list[int]) -> list[int]:
@@ -154,8 +186,14 @@ def reuse_obstacle(model: Any, generation_config: GenerationConfig) -> str | Non
     # Sliding windows forget columns that a move would need; the state of a linear attention has none.
     if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=base.config).layers):
         return "the model has layers that do not attend to the whole history (sliding window, linear attention)"
-    if generation_config.cache_implementation is not None:
-        return f"`cache_implementation` is {generation_config.cache_implementation!r}"
+    # `generate` takes what is not given from the model's own configuration
+    implementation = generation_config.cache_implementation or base.generation_config.cache_implementation
+    if implementation is not None:
+        return f"`cache_implementation` is {implementation!r}"
+    rope = getattr(base.config.get_text_config(), "rope_parameters", None) or {}
+    kinds = {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}
+    if kinds & {"dynamic", "longrope"}:
+        return "the rotation of keys changes with the length of the history"
     if generation_config.use_cache is False or (generation_config.num_beams or 1) > 1:
         return "generation without cache or with beams is asked for"
     return None

@@ -4,6 +4,7 @@ A conversation grows by appending token ids. What the policy sampled is never de
 observations are rendered, and the joint falls on the special token that ends an assistant turn.
 """
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -143,12 +144,11 @@ class Episode:
             completion_ids, env_mask, logprobs = [pad_token_id], [0], [0.0]
         if self.stop_reason is StopReason.ENV_ERROR:
             env_mask = [0] * len(env_mask)
-        has_logprobs = any(turn.logprobs is not None for turn in self.turns)
         return {
             "prompt_ids": self.prompt_ids,
             "completion_ids": completion_ids,
             "env_mask": env_mask,
-            "logprobs": logprobs if has_logprobs else None,
+            "logprobs": logprobs,
         }
 
 
@@ -258,7 +258,7 @@ class Rollout:
         except BaseException:
             for seat in seats:
                 if seat.episode.stop_reason is not StopReason.ENV_ERROR:
-                    self._close(seat)
+                    _close(seat.env)
             self.close()
             raise
         finally:
@@ -298,7 +298,7 @@ class Rollout:
         """Close the environments."""
         for envs in self._idle.values():
             while envs:
-                envs.pop().close()
+                _close(envs.pop())
 
     def _name(self, task: Mapping[str, Any]) -> str | None:
         name = None if None in self.factories else task.get("environment")
@@ -381,13 +381,20 @@ class Rollout:
         """End the episode of an environment that raised, and let go of the instance."""
         logger.warning("Environment failed in task %s.", seat.episode.task.get("task_id", ""), exc_info=True)
         seat.episode.stop_reason = StopReason.ENV_ERROR
-        self._close(seat)
+        _close(seat.env)
 
-    def _close(self, seat: _Running) -> None:
-        try:
-            seat.env.close()
-        except Exception:
-            logger.warning("An environment could not be closed.", exc_info=True)
+
+def _close(env: EnvWorker) -> None:
+    try:
+        env.close()
+    except Exception:
+        logger.warning("An environment could not be closed.", exc_info=True)
+
+
+def _made_by(factory: Any) -> type:
+    """The class of what a factory makes; one that does not show it is tried out."""
+    factory = factory.func if isinstance(factory, functools.partial) else factory
+    return factory if inspect.isclass(factory) else type(factory())
 
 
 def is_text_environment(environment_factory: Any) -> bool:
@@ -407,7 +414,7 @@ def is_text_environment(environment_factory: Any) -> bool:
     if environment_factory is None:
         return False
     factories = environment_factory if isinstance(environment_factory, dict) else {"": environment_factory}
-    kinds = {name: hasattr(f if inspect.isclass(f) else f(), "step") for name, f in factories.items()}
+    kinds = {name: hasattr(_made_by(f), "step") for name, f in factories.items()}
     if len(set(kinds.values())) > 1:
         raise ValueError(
             "Environments with a `step` method and tool environments cannot be mixed in one run; got "
@@ -424,6 +431,5 @@ def environment_reward(environment_factory: Any) -> Callable[..., list[float | N
 
     reward.__name__ = "environment_reward"
     if not isinstance(environment_factory, dict):
-        kind = environment_factory if inspect.isclass(environment_factory) else type(environment_factory())
-        reward.__name__ = kind.__name__
+        reward.__name__ = _made_by(environment_factory).__name__
     return reward

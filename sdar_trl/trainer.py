@@ -233,12 +233,20 @@ class SDARTrainer(ResumableGRPOTrainer):
                 self.vllm_generation.max_completion_length = response_length
             else:
                 self.generation_config.max_new_tokens = response_length
+            chat = Chat(self._tokenizer, template_kwargs)
+            if chat.end_of_turn_id not in self.eos_token_ids:  # a base model's, where a chat template was added
+                self.eos_token_ids = [*self.eos_token_ids, chat.end_of_turn_id]
+                if self.use_vllm:
+                    stop = {"stop_token_ids": self.eos_token_ids}
+                    self.vllm_generation.generation_kwargs = {**stop, **self.vllm_generation.generation_kwargs}
+                else:
+                    self.generation_config.eos_token_id = self.eos_token_ids
             uses_generate = not self.use_vllm and not self.use_transformers_continuous_batching
             if args.reuse_cache and uses_generate and can_reuse_cache(self.model, self.generation_config):
                 self._generator = CachedGenerator(lambda: unwrapped_policy(self), self.generation_config)
             self.rollout = Rollout(
                 environment_factory,
-                Chat(self._tokenizer, template_kwargs),
+                chat,
                 self._generate_turn,
                 max_turns=args.max_turns,
                 max_response_length=response_length,
@@ -289,7 +297,7 @@ class SDARTrainer(ResumableGRPOTrainer):
         add_episodes(self._mode_metrics, self._episodes)
         rows = [episode.row(self._tokenizer.pad_token_id) for episode in self._episodes]
         output: dict[str, Any] = {key: [row[key] for row in rows] for key in rows[0]}
-        if rows[0]["logprobs"] is None:
+        if not self.use_vllm:  # the engine alone says how likely it sampled; an episode without a turn has none
             output["logprobs"] = None
         output["environment_reward"] = [
             None  # takes the episode out of its group's baseline
@@ -300,11 +308,20 @@ class SDARTrainer(ResumableGRPOTrainer):
         return output
 
     def _generate_turn(self, ids: list[list[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
-        # With sharded weights, a process whose episodes have ended keeps generating with the others.
-        ids = ids or [[self._tokenizer.eos_token_id]]
+        sharded = is_deepspeed_zero3_enabled() or self.is_fsdp_enabled
+        if not ids and not sharded and not self.use_vllm:
+            return [], None
+        # With sharded weights or an engine, a process whose episodes have ended keeps generating with the others.
+        filler = [self._tokenizer.eos_token_id]
+        ids = ids or [filler]
         if self._generator is not None:
             return self._generator(ids)
-        return self._generate_single_turn(ids, None, {}, 1)
+        if self.use_vllm:  # TRL deals the responses out in equal shares
+            ids = ids + [filler] * (max(gather_object([len(ids)])) - len(ids))
+        training = self.model.training
+        output = self._generate_single_turn(ids, None, {}, 1)
+        self.model.train(training)  # after continuous batching, TRL leaves it in training
+        return output
 
     def _end_rollout(self) -> None:
         if self._generator is not None:

@@ -46,6 +46,7 @@ ATTRIBUTES = [
     "_tokenizer",
     "_is_vlm",
     "generation_config",
+    "eos_token_ids",
     "num_iterations",
     "temperature",
 ]

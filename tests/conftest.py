@@ -102,7 +102,12 @@ def make_trainer(random_model_folder, tasks, skills, make_config):
     """A trainer of the random model on the counting environment; keyword arguments override."""
 
     def make(config=None, cls=SDARTrainer, **kwargs):
-        defaults = {"train_dataset": tasks, "environment_factory": CountingEnv, "skills": skills}
-        return cls(model=random_model_folder, args=config or make_config(), **{**defaults, **kwargs})
+        defaults = {
+            "model": random_model_folder,
+            "train_dataset": tasks,
+            "environment_factory": CountingEnv,
+            "skills": skills,
+        }
+        return cls(args=config or make_config(), **{**defaults, **kwargs})
 
     return make

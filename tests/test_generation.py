@@ -1,5 +1,6 @@
 """Responses with the cache kept between turns, against the same without."""
 
+import copy
 import random
 from contextlib import nullcontext
 
@@ -168,6 +169,15 @@ def test_models_without_a_plain_cache_have_an_obstacle_and_others_none():
     )
     static = GenerationConfig(cache_implementation="static")
     assert "'static'" in reuse_obstacle(build(CONFIGS["Llama"]), static)
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    assert "rotation" in reuse_obstacle(build(LlamaConfig(**SMALL, rope_parameters=dynamic)), config)
+
+
+def test_a_configuration_that_turns_the_cache_off_does_not_turn_reuse_off():
+    model = build(CONFIGS["Llama"])
+    model.config.use_cache = model.generation_config.use_cache = False  # as training scripts do
+    _, widths = conversations(model, reuse_cache=True)
+    assert widths.count(1) > len(widths) / 2
 
 
 def test_a_model_with_a_sliding_window_plays_all_the_same_and_says_so_once(tokenizer, tasks, caplog):
@@ -272,6 +282,19 @@ def test_a_cap_on_the_cache_splits_the_batch_into_waves(tokenizer, random_model_
     rollout.max_cache_tokens = 1
     rollout.play(list(tasks))
     assert sizes[8:] == [1] * sum(task["length"] for task in tasks)
+
+
+def test_a_turn_ends_with_the_templates_token_though_the_tokenizers_end_is_another(
+    make_trainer, random_model_folder, tokenizer, tmp_path
+):
+    base = copy.deepcopy(tokenizer)  # as a base model's that was given a chat template
+    base.add_special_tokens({"eos_token": "<|endoftext|>", "extra_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    model = AutoModelForCausalLM.from_pretrained(random_model_folder)
+    model.config.eos_token_id = model.generation_config.eos_token_id = base.eos_token_id
+    model.save_pretrained(tmp_path / "base")
+    base.save_pretrained(tmp_path / "base")
+    trainer = make_trainer(model=str(tmp_path / "base"))
+    assert trainer.generation_config.eos_token_id == [base.eos_token_id, tokenizer.eos_token_id]
 
 
 def test_a_process_whose_episodes_have_ended_generates_along(rollouts):

@@ -11,7 +11,7 @@ from toys import CountingEnv, HastyProcessEnv, ProcessEnv, ThreadEnv
 from sdar_trl.chat import Chat
 from sdar_trl.envs import Step, check_env
 from sdar_trl.envs.workers import start_worker
-from sdar_trl.rollout import Rollout
+from sdar_trl.rollout import Rollout, environment_reward, is_text_environment
 
 
 @pytest.fixture
@@ -99,6 +99,12 @@ def test_processes_are_closed_when_the_policy_fails(make_rollout, tasks):
     assert not multiprocessing.active_children()
 
 
+def test_what_kind_of_environment_is_made_is_seen_without_making_one():
+    factory = functools.partial(ProcessEnv, broken=True)
+    assert is_text_environment(factory)
+    assert environment_reward(factory).__name__ == "ProcessEnv"
+
+
 def test_training_closes_the_environments(make_config, random_model_folder, tasks, skills):
     from sdar_trl import SDARTrainer
 
@@ -122,6 +128,28 @@ def test_a_worker_answers_like_its_environment():
     step = worker.result()
     assert isinstance(step, Step) and step.terminated
     worker.close()
+
+
+@pytest.mark.parametrize("kind", [CountingEnv, ThreadEnv, ProcessEnv])
+def test_a_task_may_have_a_column_of_any_name(kind):
+    worker = start_worker(kind)
+    worker.start("reset", length=1, method="x", factory="y")
+    assert worker.result() == "count to 1"
+    worker.close()
+
+
+def test_an_environment_that_cannot_be_closed_leaves_none_behind(make_rollout, tasks, caplog):
+    closed = []
+
+    class Clinging(CountingEnv):
+        def close(self):
+            closed.append(self)
+            raise OSError("still busy")
+
+    rollout = make_rollout(Clinging)
+    rollout.play(rows(tasks, {}, {}))
+    rollout.close()
+    assert len(closed) == 2 and caplog.text.count("could not be closed") == 2
 
 
 def test_check_env_refuses_an_unknown_place_to_run():

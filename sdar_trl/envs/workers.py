@@ -39,7 +39,7 @@ class InlineWorker:
         self._env = factory()
         self._timeout = timeout
 
-    def start(self, method: str, *args: Any, **kwargs: Any) -> None:
+    def start(self, method: str, /, *args: Any, **kwargs: Any) -> None:
         self._call = functools.partial(getattr(self._env, method), *args, **kwargs)
 
     def result(self) -> Any:
@@ -54,7 +54,7 @@ class ThreadWorker(InlineWorker):
 
     _future: Future | None = None
 
-    def start(self, method: str, *args: Any, **kwargs: Any) -> None:
+    def start(self, method: str, /, *args: Any, **kwargs: Any) -> None:
         super().start(method, *args, **kwargs)
         self._deadline = time.monotonic() + self._timeout
         self._future = Future()
@@ -65,8 +65,10 @@ class ThreadWorker(InlineWorker):
         return self._future.result(_seconds_until(self._deadline))
 
     def close(self) -> None:
-        if self._future is None or self._future.done():  # a call that hangs keeps its environment
+        if self._future is None or self._future.done():
             super().close()
+        else:  # a call that hangs keeps its environment
+            self._future.add_done_callback(lambda _: self._env.close())
 
 
 class ProcessWorker:
@@ -84,7 +86,7 @@ class ProcessWorker:
         self._process.start()
         end.close()
 
-    def start(self, method: str, *args: Any, **kwargs: Any) -> None:
+    def start(self, method: str, /, *args: Any, **kwargs: Any) -> None:
         if not self._built:
             self.result()
             self._built = True
@@ -144,7 +146,7 @@ def _seconds_until(deadline: float) -> float:
 def _run(call: Callable[[], Any], future: Future) -> None:
     try:
         future.set_result(call())
-    except Exception as error:
+    except BaseException as error:  # `sys.exit` too ends its own episode alone
         future.set_exception(error)
 
 
