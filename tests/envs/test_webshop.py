@@ -103,7 +103,14 @@ def test_products_are_built_by_the_originals_rules(shop):
 
 
 @pytest.mark.parametrize(
-    ("pricing", "text"), [("", "$100.0"), (None, "$100.0"), ("$5.00", "$5.0"), ("$1,299.99", "$1299.99")]
+    ("pricing", "text"),
+    [
+        ("", "$100.0"),
+        (None, "$100.0"),
+        ("$5.00", "$5.0"),
+        ("$1,299.99", "$1299.99"),
+        ("$18.99 ($0.53 / 1 Ounce)", "$18.99 to $0.531"),  # digits of what follows count too
+    ],
 )
 def test_prices_are_read_as_the_original_reads_them(pricing, text):
     assert price_text(listed_prices(pricing)) == text

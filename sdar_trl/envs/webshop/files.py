@@ -106,9 +106,7 @@ def _check_item(path: Path, item: Mapping[str, Any]) -> None:
     if not isinstance(bullets, str) and not _strings(bullets):
         _fail(path, record, "small_description", "a list of strings, or a string", bullets)
     pricing = item.get("pricing")
-    if pricing and not (
-        isinstance(pricing, str) and re.fullmatch(r"[^$]*(\$[^\d.$]*(\d[\d,]*\.?\d*|\.\d+)[^\d.$]*)+", pricing)
-    ):
+    if pricing and not _is_price(pricing):
         _fail(path, record, "pricing", 'a price such as "$5.00", a range such as "$5.00 - $9.00", or null', pricing)
     options = item.get("customization_options") or {}
     if not isinstance(options, dict):
@@ -117,6 +115,14 @@ def _check_item(path: Path, item: Mapping[str, Any]) -> None:
         entries = values if isinstance(values, list) else [] if values is None else [None]
         if not all(isinstance(entry, dict) and isinstance(entry.get("value"), str) for entry in entries):
             _fail(path, record, f"customization_options[{name!r}]", 'null or a list of {"value": string}', values)
+
+
+def _is_price(pricing: Any) -> bool:
+    """Whether the original could read it: after each "$", what digits and points there are make a number."""
+    try:
+        return isinstance(pricing, str) and bool([float(re.sub(r"[^\d.]", "", p)) for p in pricing.split("$")[1:]])
+    except ValueError:
+        return False
 
 
 def _strings(value: Any) -> bool:

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from rapidfuzz.fuzz import token_set_ratio
-from rapidfuzz.utils import default_process
+from thefuzz.fuzz import token_set_ratio
 
 from .catalogue import Product
 from .goals import Goal
@@ -78,7 +77,7 @@ def score_purchase(product: Product, goal: Goal, chosen: Mapping[str, str], tagg
 
 @lru_cache(maxsize=100_000)
 def _similar(left: str, right: str) -> bool:
-    return token_set_ratio(left, right, processor=default_process) > 85
+    return token_set_ratio(left, right) > 85
 
 
 def _has_attribute(product: Product, attribute: str) -> bool:

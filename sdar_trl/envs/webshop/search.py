@@ -179,7 +179,7 @@ class SearchEngine:
         if len(hits) > HITS:
             found = scores[hits]
             hits = hits[found >= np.partition(found, -HITS)[-HITS]]
-        return hits[np.lexsort((self.index.ranks[hits], -scores[hits]))][:HITS]
+        return hits[np.lexsort((self.index.ranks[hits], -scores[hits]))[:HITS]]
 
 
 def indexed_text(product: Product) -> str:

@@ -71,7 +71,8 @@ def load_shop(data_dir: str | Path, human_goals: bool = False, seed: int = 0) ->
             goals = shuffled(make_human_goals(theirs, records, rng))
         else:
             goals = SyntheticGoals(folder, products, seed, rng)
-    return Shop(products, SearchEngine(products, Index.load(folder)), goals, title_nouns())
+        index = Index.load(folder)
+    return Shop(products, SearchEngine(products, index), goals, title_nouns())
 
 
 class Catalogue(Sequence[Product]):
