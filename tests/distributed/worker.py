@@ -193,3 +193,5 @@ for job in jobs:
     run(**job)
 if torch.distributed.is_initialized():
     torch.distributed.destroy_process_group()
+sys.stderr.flush()
+os._exit(0)  # while the interpreter is taken down, a thread of gloo that still wants it can abort the process
