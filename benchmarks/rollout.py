@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["tiny", "smollm2"], help="tiny, smollm2, 0.5b, 3b.")
     parser.add_argument("--all_turns", nargs="+", type=int, default=[5, 15, 50], help="Turns of an episode.")
     parser.add_argument("--no_reuse_up_to", type=int, default=15, help="Turns up to which this side is played.")
-    parser.add_argument("--rows", type=int, default=4, help="Episodes played at once.")
+    parser.add_argument("--rows", type=int, default=8, help="Episodes played at once: a group of TRL's default size.")
     parser.add_argument("--words", type=int, default=100, help="Words of a page, about as many tokens.")
     parser.add_argument("--response", type=int, default=14, help="Tokens of a response.")
     parser.add_argument("--rounds", type=int, default=1, help="Rounds; the median of their ratios is reported.")

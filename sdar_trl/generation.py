@@ -30,25 +30,41 @@ ROOM = 128  # columns
 class GrowingLayer(DynamicLayer):
     """Keys and values in buffers with room for tokens to come: one more token does not copy all before it."""
 
-    room: list[torch.Tensor] | None = None  # `keys` and `values` are the columns of these that are in use
+    _buffers: list[torch.Tensor]  # `keys` and `values` are the columns of these that are in use
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+            self._buffers = [key_states[:, :, :0], value_states[:, :, :0]]
         old = self.get_seq_length()
         new = old + key_states.size(2)
-        if self.room is None or self.room[0].size(2) < new:
-            room = []
-            for states, kept in ((key_states, self.keys), (value_states, self.values)):
-                buffer = states.new_empty(*states.shape[:2], new + ROOM, states.size(3))
-                if kept is not None and old > 0:
-                    buffer[:, :, :old] = kept
-                room.append(buffer)
-            self.room = room
-        for buffer, states in zip(self.room, (key_states, value_states), strict=True):
+        if self._buffers[0].size(2) < new:
+            rows = key_states.size(0)
+            self.move(list(range(rows)), [0] * rows, old, new + ROOM)
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, old:new] = states
-        self.keys, self.values = (buffer[:, :, :new] for buffer in self.room)
+        self.keys, self.values = (buffer[:, :, :new] for buffer in self._buffers)
         return self.keys, self.values
+
+    def move(self, sources: list[int], shifts: list[int], width: int, capacity: int) -> None:
+        """
+        Row i becomes columns `shifts[i]` to `shifts[i] + width` of row `sources[i]`, in buffers of `capacity` columns.
+        Columns that do not exist become zeros: they are padding, which the attention mask hides.
+        """
+        rows, _, columns, _ = self._buffers[0].shape
+        if sources != list(range(rows)) or any(shifts) or capacity > columns:
+            used = self.get_seq_length()
+            self._buffers = [_moved(b[:, :, :used], sources, shifts, width, capacity) for b in self._buffers]
+        self.keys, self.values = (buffer[:, :, :width] for buffer in self._buffers)
+
+
+def _moved(states: torch.Tensor, sources: list[int], shifts: list[int], width: int, capacity: int) -> torch.Tensor:
+    _, heads, columns, size = states.shape
+    moved = states.new_zeros(len(sources), heads, capacity, size)
+    for row, (source, shift) in enumerate(zip(sources, shifts, strict=True)):
+        first, last = max(0, -shift), min(width, columns - shift)
+        moved[row, :, first:last] = states[source, :, first + shift : last + shift]
+    return moved
 
 
 class CachedGenerator:
@@ -125,7 +141,9 @@ class CachedGenerator:
         # place of padding.
         width = max(len(row) for row in ids)
         shifts = [self._starts[source] - (width - len(row)) for source, row in zip(sources, ids, strict=True)]
-        _move_columns(cache, sources, shifts, width - new)
+        layer: Any
+        for layer in cache.layers:
+            layer.move(sources, shifts, width - new, width + ROOM)
         return cache
 
     def _sources(self, ids: list[list[int]]) -> list[int] | None:
@@ -139,20 +157,6 @@ class CachedGenerator:
                 return None
             sources.append(source)
         return sources
-
-
-def _move_columns(cache: DynamicCache, sources: list[int], shifts: list[int], width: int) -> None:
-    """Row i becomes columns `shifts[i]` to `shifts[i] + width` of row `sources[i]`, layer by layer. Columns that do
-    not exist come from its edge: they are padding, which the attention mask hides."""
-    layer: Any
-    for layer in cache.layers:
-        device = layer.keys.device
-        rows = torch.tensor(sources, device=device).unsqueeze(1)  # (B, 1)
-        columns = torch.tensor(shifts, device=device).unsqueeze(1) + torch.arange(width, device=device)  # (B, width)
-        columns = columns.clamp(0, layer.keys.size(2) - 1)
-        layer.keys = layer.keys.transpose(1, 2)[rows, columns].transpose(1, 2)  # (B, heads, width, head size)
-        layer.values = layer.values.transpose(1, 2)[rows, columns].transpose(1, 2)
-        layer.room = None
 
 
 def _until_stop(ids: list[int], stop_ids: list[int]) -> list[int]:
