@@ -62,7 +62,8 @@ def _moved(states: torch.Tensor, sources: list[int], shifts: list[int], width: i
     _, heads, columns, size = states.shape
     moved = states.new_zeros(len(sources), heads, capacity, size)
     for row, (source, shift) in enumerate(zip(sources, shifts, strict=True)):
-        first, last = max(0, -shift), min(width, columns - shift)
+        first = max(0, -shift)
+        last = max(first, min(width, columns - shift))  # a short row may be padding alone
         moved[row, :, first:last] = states[source, :, first + shift : last + shift]
     return moved
 

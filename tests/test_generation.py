@@ -156,6 +156,18 @@ def test_a_batch_that_continues_nothing_starts_anew():
         assert cached(rows) == plain(rows)
 
 
+def test_a_row_shorter_than_anothers_observation_is_computed_anew():
+    model = build(CONFIGS["Llama"])
+    config = GenerationConfig(max_new_tokens=5, do_sample=False, eos_token_id=[7], pad_token_id=0)
+    cached = CachedGenerator(lambda: nullcontext(model), config)
+    plain = CachedGenerator(lambda: nullcontext(model), config, reuse_cache=False)
+    rows = [[11, 12, 13], [*range(20, 80)]]
+    for observations in ([[21], [*range(100, 199)]], [[*range(100, 199)], [21]], [[22], [23]]):
+        responses = cached(rows)
+        assert responses == plain(rows)
+        rows = [row + r + text for row, r, text in zip(rows, responses[0], observations, strict=True)]
+
+
 def test_models_without_a_plain_cache_have_an_obstacle_and_others_none():
     config = GenerationConfig()
     for plain in CONFIGS.values():
