@@ -146,21 +146,21 @@ def test_the_log_probs_at_sampling_time_are_those_of_a_fresh_forward(model):
     assert largest < 1e-4
 
 
-def test_a_batch_that_continues_nothing_starts_anew():
+def with_and_without_reuse():
     model = build(CONFIGS["Llama"])
     config = GenerationConfig(max_new_tokens=5, do_sample=False, eos_token_id=[7], pad_token_id=0)
-    cached = CachedGenerator(lambda: nullcontext(model), config)
-    plain = CachedGenerator(lambda: nullcontext(model), config, reuse_cache=False)
+    return [CachedGenerator(lambda: nullcontext(model), config, reuse) for reuse in (True, False)]
+
+
+def test_a_batch_that_continues_nothing_starts_anew():
+    cached, plain = with_and_without_reuse()
     first, second = [[11, 12, 13], [21, 22]], [[21, 22, 23, 24], [11, 12, 13, 14]]
     for rows in (first, second, first):
         assert cached(rows) == plain(rows)
 
 
 def test_a_row_shorter_than_anothers_observation_is_computed_anew():
-    model = build(CONFIGS["Llama"])
-    config = GenerationConfig(max_new_tokens=5, do_sample=False, eos_token_id=[7], pad_token_id=0)
-    cached = CachedGenerator(lambda: nullcontext(model), config)
-    plain = CachedGenerator(lambda: nullcontext(model), config, reuse_cache=False)
+    cached, plain = with_and_without_reuse()
     rows = [[11, 12, 13], [*range(20, 80)]]
     for observations in ([[21], [*range(100, 199)]], [[*range(100, 199)], [21]], [[22], [23]]):
         responses = cached(rows)

@@ -113,7 +113,7 @@ def listed_prices(pricing: str | None) -> tuple[float, ...]:
     """The price, or the two ends of a range; a product without a price costs 100."""
     if not pricing:
         return (100.0,)
-    return tuple(float(re.sub(r"[^\d.]", "", part)) for part in pricing.split("$")[1:3])
+    return tuple(float(re.sub(r"[^\d.]", "", part)) for part in pricing.split("$")[1:])[:2]
 
 
 def price_text(prices: Sequence[float]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .catalogue import listed_prices
+
 
 SOURCE = "The official files are downloaded by setup.sh of the WebShop repository (princeton-nlp/WebShop)."
 CHUNK = 2**22  # characters
@@ -118,9 +120,9 @@ def _check_item(path: Path, item: Mapping[str, Any]) -> None:
 
 
 def _is_price(pricing: Any) -> bool:
-    """Whether the original could read it: after each "$", what digits and points there are make a number."""
+    """Whether the shop can read it: after each "$", what digits and points there are make a number."""
     try:
-        return isinstance(pricing, str) and bool([float(re.sub(r"[^\d.]", "", p)) for p in pricing.split("$")[1:]])
+        return isinstance(pricing, str) and bool(listed_prices(pricing))
     except ValueError:
         return False
 
