@@ -30,7 +30,7 @@ lint: venv
 
 # rebuild the embedded policy's weights
 tiny: venv
-	$(BIN)/python -m sdar_trl.tiny
+	$(BIN)/python -m sdar_trl.policies.tiny
 
 build: venv
 	$(BIN)/python -m build

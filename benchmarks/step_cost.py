@@ -65,7 +65,7 @@ def build_trainer(variant: str, args: argparse.Namespace, device: str) -> Any:
 
     from sdar_trl import Episode, SDARConfig, SDARTrainer, Skill, SkillLibrary, StopReason, Turn
     from sdar_trl.envs import WebShopEnv
-    from sdar_trl.tiny import TINY_POLICY
+    from sdar_trl.policies import TINY_POLICY
 
     hidden, layers, heads, kv_heads, vocabulary = SIZES[args.size]
     set_seed(0)

@@ -3,8 +3,7 @@ Evaluate a checkpoint on a fixed panel of tasks, without skills in its prompt, a
 
 The embedded policy, both ways:
 
-    python examples/evaluate.py --model_name_or_path tiny --skills both --max_turns 7 \
-        --max_response_length 20 --max_completion_length 800
+    python examples/evaluate.py --model_name_or_path tiny --skills both
 
 What training left, on other tasks, greedily:
 
@@ -12,11 +11,15 @@ What training left, on other tasks, greedily:
 
 On the official WebShop files (the folder that holds `items_shuffle_1000.json` or `items_shuffle.json`):
 
-    python examples/evaluate.py --model_name_or_path outputs/webshop_qwen2.5_3b \
-        --max_completion_length 16384 --webshop_data WebShop/data
+    python examples/evaluate.py --env webshop --model_name_or_path outputs/webshop_qwen2.5_3b --data_dir WebShop/data \
+        --history window
+
+Each world has arguments of its own: `--env NAME --help` shows them.
 """
 
+import argparse
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,15 +27,17 @@ from typing import Any
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 from sdar_trl import SkillLibrary
-from sdar_trl.envs import WebShopEnv
-from sdar_trl.evaluation import episode_record, evaluate, policy_rollout, results_table, summarize
-from sdar_trl.policies import policy_path
+from sdar_trl.envs import World, world_class
+from sdar_trl.envs.worlds import WORLDS
+from sdar_trl.evaluation import evaluate, policy_rollout, results_table, summarize
+from sdar_trl.policies import policy_limits, policy_path
 
 
 @dataclass
 class ScriptArguments:
-    """Arguments of this script."""
+    """Arguments of this script, beside those of the world."""
 
+    env: str = field(default="webshop", metadata={"help": f"The world: {', '.join(WORLDS)}."})
     model_name_or_path: str = field(default="tiny", metadata={"help": "'tiny', 'smollm2', a hub id or a folder."})
     skills: str = field(
         default="without",
@@ -41,47 +46,72 @@ class ScriptArguments:
             "choices": ["without", "with", "both"],
         },
     )
-    webshop_data: str | None = field(
-        default=None, metadata={"help": "Folder of WebShop's official files; the embedded shop if not given."}
-    )
-    human_goals: bool = field(default=False, metadata={"help": "With webshop_data: goals that people wrote."})
     split: str = field(default="test", metadata={"help": "Split the panel is the beginning of."})
     panel_size: int = field(default=128, metadata={"help": "Number of tasks."})
     temperature: float = field(default=0.4, metadata={"help": "Sampling temperature; 0 is greedy."})
-    max_turns: int = field(default=15, metadata={"help": "Most turns of an episode."})
-    max_response_length: int = field(default=512, metadata={"help": "Most tokens of one response."})
-    max_completion_length: int = field(default=4096, metadata={"help": "Most tokens of an episode after its prompt."})
+    max_turns: int | None = field(
+        default=None, metadata={"help": "Most turns of an episode; the policy's or the world's own if not given."}
+    )
+    max_response_length: int | None = field(
+        default=None, metadata={"help": "Most tokens of one response; the policy's or the world's if not given."}
+    )
+    max_completion_length: int | None = field(
+        default=None,
+        metadata={"help": "Most tokens of an episode after its prompt; the policy's or the world's if not given."},
+    )
+    history: str = field(
+        default="growing",
+        metadata={
+            "help": "What the policy reads in a turn: the 'growing' conversation, or a 'window' on it.",
+            "choices": ["growing", "window"],
+        },
+    )
+    history_window: int = field(default=2, metadata={"help": "With history='window': number of past turns in it."})
     batch_size: int = field(default=64, metadata={"help": "Episodes played at once."})
     seed: int = field(default=0, metadata={"help": "Seed of the sampling."})
-    json: str | None = field(default=None, metadata={"help": "File to write the results to."})
+    json: str | None = field(default=None, metadata={"help": "File to write results and episodes to."})
+
+
+def parse() -> tuple[ScriptArguments, World]:
+    """The script's arguments and the world: its name comes first, since the world has arguments of its own."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--env", default="webshop")
+    try:
+        kind = world_class(first.parse_known_args()[0].env)
+    except (ImportError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    parser = HfArgumentParser((ScriptArguments, kind), allow_abbrev=False)  # type: ignore[arg-type]
+    [args, world] = parser.parse_args_into_dataclasses()
+    return args, world
 
 
 def main() -> None:
-    [args] = HfArgumentParser(ScriptArguments).parse_args_into_dataclasses()  # type: ignore[arg-type]
-    shop: dict[str, Any] = {"data_dir": args.webshop_data, "human_goals": args.human_goals}
+    args, world = parse()
+    limits: dict[str, Any] = {**world.limits, **policy_limits(args.model_name_or_path)}
+    limits |= {name: getattr(args, name) for name in limits if getattr(args, name) is not None}
     path = policy_path(args.model_name_or_path)
     # `device_map="auto"` puts the model on the GPU, or spreads it over several
     model = AutoModelForCausalLM.from_pretrained(path, device_map="auto", dtype="auto").eval()
     rollout = policy_rollout(
         model,
         AutoTokenizer.from_pretrained(path),
-        lambda: WebShopEnv(**shop),
+        world.environment_factory,
         temperature=args.temperature,
-        max_turns=args.max_turns,
-        max_response_length=args.max_response_length,
-        max_completion_length=args.max_completion_length,
+        history=args.history,
+        history_window=args.history_window,
+        **limits,
     )
-    panel = WebShopEnv.dataset(args.split, **shop).select(range(args.panel_size))
-    results = {}
+    panel = world.dataset(args.split).select(range(args.panel_size))
+    results, records = {}, {}
     for name in ("without", "with") if args.skills == "both" else (args.skills,):
-        skills = SkillLibrary.bundled("webshop") if name == "with" else None
-        episodes = evaluate(rollout, panel, skills=skills, batch_size=args.batch_size, seed=args.seed)
-        results[f"{name} skills"] = summarize([episode_record(episode) for episode in episodes])
-    print(results_table(results))
-    if args.webshop_data:
-        print(f"Nouns of titles, for the score, by: {WebShopEnv(**shop).shop.tagger.name}.")
+        skills: SkillLibrary | None = world.skills() if name == "with" else None
+        played = evaluate(rollout, panel, skills=skills, batch_size=args.batch_size, seed=args.seed)
+        results[f"{name} skills"] = summarize(played)
+        records[f"{name} skills"] = [record.to_dict() for record in played]
+    print("\n".join([results_table(results), *world.notes()]))
     if args.json:
-        Path(args.json).write_text(json.dumps({name: r.to_dict() for name, r in results.items()}, indent=2) + "\n")
+        written: dict[str, Any] = {name: result.to_dict() for name, result in results.items()}
+        Path(args.json).write_text(json.dumps({**written, "records": records}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

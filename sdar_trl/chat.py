@@ -1,47 +1,157 @@
 """Rendering the parts of a conversation: what was sampled stays as it is, only what is new is rendered."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-
-Message = dict[str, Any]
-
-
-def render_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **kwargs: Any) -> str:
-    """The messages as text, by the tokenizer's chat template."""
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, **kwargs))
+from .episodes import Message
 
 
 class Chat:
     """
-    Renders the parts of a conversation with the tokenizer's chat template.
+    Renders conversations with the tokenizer's chat template, and puts context into them.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Tokenizer with a chat template.
         template_kwargs (`dict[str, Any]`, *optional*):
             Passed on to `apply_chat_template`, e.g. `{"enable_thinking": False}`.
-
-    Raises:
-        `ValueError`: if the template does not end an assistant turn with a special token.
+        context_role (`str`, *optional*, defaults to `"system"`):
+            Message that gets a context: `"system"` appends it to the system message, `"user"` puts it in front of the
+            first user message.
     """
 
     _ASSISTANT = "ASSISTANTSAID"  # stands for a past response; templates render it verbatim
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template_kwargs: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template_kwargs: dict[str, Any] | None = None,
+        context_role: str = "system",
+    ):
         self.tokenizer = tokenizer
         self.template_kwargs = template_kwargs or {}
-        self.end_of_turn_id = self._tail_ids("observation")[0]
-        if self.end_of_turn_id not in tokenizer.all_special_ids:
+        self.context_role = context_role
+
+    # Context
+
+    @cached_property
+    def default_system(self) -> str:
+        """
+        The system text that the template adds by itself to a conversation without a system message, `""` if it adds
+        none.
+
+        Raises:
+            `ValueError`: if the template refuses system messages.
+        """
+        marker = "SYSTEMTEXT"
+        user = {"role": "user", "content": "USERTEXT"}
+        cause: Exception | None = None
+        try:
+            explicit = self._render([{"role": "system", "content": marker}, user])
+        except Exception as error:
+            explicit, cause = "", error
+        if marker not in explicit:
+            raise ValueError(
+                "The chat template takes no system message, so a context has no place there. "
+                'Set `context_role="user"`.'
+            ) from cause
+        before, after = explicit.split(marker, 1)
+        implicit = self._render([user])
+        if implicit.startswith(before) and implicit.endswith(after) and len(implicit) > len(before) + len(after):
+            return implicit[len(before) : len(implicit) - len(after)]
+        return ""
+
+    def with_context(self, messages: list[Message], context: str) -> list[Message]:
+        """
+        The messages with a context inside. The one place where a context meets a prompt.
+
+        Args:
+            messages (`list[dict]`):
+                A prompt.
+            context (`str`):
+                The text. Empty leaves the messages as they are.
+
+        Returns:
+            `list[dict]`: new messages; `messages` is left as it is. A system text that the template adds by itself is
+            kept.
+
+        Raises:
+            `ValueError`: if the messages, or the template, have no place for it.
+        """
+        if not context:
+            return messages
+        if self.context_role == "user":
+            first = next((index for index, message in enumerate(messages) if message["role"] == "user"), None)
+            if first is None:
+                raise ValueError('`context_role="user"` needs a user message in the prompt; there is none.')
+            content = f"{context}\n\n{messages[first]['content']}"
+            return [*messages[:first], {**messages[first], "content": content}, *messages[first + 1 :]]
+        system, rest = self.default_system, messages
+        if messages[0]["role"] == "system":
+            system, rest = messages[0]["content"], messages[1:]
+        return [{"role": "system", "content": f"{system}\n\n{context}" if system else context}, *rest]
+
+    # Ids
+
+    @cached_property
+    def end_of_turn_id(self) -> int:
+        """
+        The token that ends an assistant turn.
+
+        Raises:
+            `ValueError`: if it is no special token: a conversation could not grow by appending ids.
+        """
+        token = self._tail_ids("observation")[0]
+        if token not in self.tokenizer.all_special_ids:
             raise ValueError(
                 "The chat template must end an assistant turn with a special token, so that a conversation can grow "
-                f"by appending ids; got {tokenizer.decode([self.end_of_turn_id])!r} after the assistant's text."
+                f"by appending ids; got {self.tokenizer.decode([token])!r} after the assistant's text."
             )
+        return token
 
-    def _render(self, messages: list[Message]) -> str:
-        return render_chat(self.tokenizer, messages, add_generation_prompt=True, **self.template_kwargs)
+    def prompt_ids(self, messages: list[Message]) -> list[int]:
+        """Ids of the messages, up to where the assistant's next response begins."""
+        return self._encode(self._render(messages, add_generation_prompt=True))
+
+    def observation_ids(self, observation: str, previous_response: Sequence[int]) -> list[int]:
+        """
+        Ids to append after a response so that the assistant can respond to `observation`.
+
+        A response that was cut before its end-of-turn token gets that token here, as part of the environment's text.
+        """
+        tail = self._tail_ids(observation)
+        return tail[1:] if previous_response[-1] == self.end_of_turn_id else tail
+
+    def continuation_ids(self, read: list[int], messages: list[Message]) -> list[int] | None:
+        """
+        Ids to append to what was read and said so that it becomes these messages; `None` if they do not begin with it.
+
+        Args:
+            read (`list[int]`):
+                Ids of a prompt and the response to it.
+            messages (`list[dict]`):
+                The next prompt.
+
+        Returns:
+            `list[int]` or `None`: the ids, begun by the end-of-turn token where the response was cut before it.
+        """
+        text = self._render(messages, add_generation_prompt=True)
+        before = str(self.tokenizer.decode(read))
+        return self._encode(text[len(before) :]) if text.startswith(before) else None
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of a response, without special tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **self.template_kwargs
+            )
+        )
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -53,21 +163,4 @@ class Chat:
             {"role": "assistant", "content": self._ASSISTANT},
             {"role": "user", "content": observation},
         ]
-        return self._encode(self._render(conversation).split(self._ASSISTANT, 1)[1])
-
-    def prompt_ids(self, messages: list[Message]) -> list[int]:
-        """Ids of the messages, up to where the assistant's first response begins."""
-        return self._encode(self._render(messages))
-
-    def observation_ids(self, observation: str, previous_response: Sequence[int]) -> list[int]:
-        """
-        Ids to append after a response so that the assistant can respond to `observation`.
-
-        A response that was cut before its end-of-turn token gets that token here, as part of the environment's text.
-        """
-        tail = self._tail_ids(observation)
-        return tail[1:] if previous_response[-1] == self.end_of_turn_id else tail
-
-    def decode(self, ids: list[int]) -> str:
-        """Text of a response, without special tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return self._encode(self._render(conversation, add_generation_prompt=True).split(self._ASSISTANT, 1)[1])

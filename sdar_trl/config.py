@@ -1,14 +1,14 @@
 """SDARConfig: every knob of SDAR, once."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from trl import GRPOConfig
 
-from .divergences import FULL_DIVERGENCES
 from .losses import GATES, SAMPLED_DIVERGENCES, SCHEDULES
 from .methods import METHODS
 from .skills import RETRIEVERS
+from .vocabulary import FULL_DIVERGENCES
 
 
 DIVERGENCES = (*SAMPLED_DIVERGENCES, *FULL_DIVERGENCES)
@@ -99,13 +99,19 @@ class SDARConfig(GRPOConfig):
 
         > Parameters that control the episodes
 
+        history (`str`, *optional*, defaults to `"growing"`):
+            What the policy reads in each turn. `"growing"` is the conversation so far, and an episode one training
+            row; with `"window"` the prompt is rendered anew from the task, the last turns and the present observation,
+            and each turn is a row, as in the published runs.
+        history_window (`int`, *optional*, defaults to `2`):
+            With `history="window"`, how many turns the policy reads besides the present observation.
         max_turns (`int`, *optional*, defaults to `15`):
             Most turns of an episode.
         max_response_length (`int`, *optional*, defaults to `512`):
             Most tokens the policy samples in one turn.
         max_completion_length (`int`, *optional*, defaults to `4096`):
-            Most tokens of an episode after its prompt: responses and observations. An episode ends before a turn that
-            might not fit.
+            Most tokens of a training row after its prompt: with a growing history, responses and observations of an
+            episode, with a window its response. An episode ends before a turn that might not fit.
         invalid_action_penalty (`float`, *optional*, defaults to `0.1`):
             Subtracted from the episode's return for every invalid action.
         reuse_cache (`bool`, *optional*, defaults to `True`):
@@ -120,8 +126,8 @@ class SDARConfig(GRPOConfig):
     max_completion_length: int = field(
         default=4096,
         metadata={
-            "help": "Most tokens of an episode after its prompt: responses and observations. An episode ends before a "
-            "turn that might not fit."
+            "help": "Most tokens of a training row after its prompt: with a growing history, responses and "
+            "observations of an episode, with a window its response. An episode ends before a turn that might not fit."
         },
     )
 
@@ -277,6 +283,19 @@ class SDARConfig(GRPOConfig):
         },
     )
 
+    history: str = field(
+        default="growing",
+        metadata={
+            "help": "What the policy reads in each turn: 'growing', the conversation so far, or 'window', a prompt "
+            "rendered anew from the task, the last turns and the present observation; then each turn is a training "
+            "row.",
+            "choices": ["growing", "window"],
+        },
+    )
+    history_window: int = field(
+        default=2,
+        metadata={"help": "With history='window', how many turns are read besides the present observation."},
+    )
     max_turns: int = field(default=15, metadata={"help": "Most turns of an episode."})
     max_response_length: int = field(default=512, metadata={"help": "Most tokens the policy samples in one turn."})
     invalid_action_penalty: float = field(
@@ -304,22 +323,13 @@ class SDARConfig(GRPOConfig):
         for name, value in METHODS[self.method].items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        for name, allowed in {
-            "sdar_coef_schedule": SCHEDULES,
-            "signal": ("loss", "advantage"),
-            "divergence": DIVERGENCES,
-            "gate": GATES,
-            "gate_beta_schedule": SCHEDULES,
-            "student_skills": ("never", "train", "eval", "always"),
-            "retriever": RETRIEVERS,
-            "context_role": ("system", "user"),
-            "teacher_overflow": ("error", "skip"),
-        }.items():
-            self._check_one_of(name, allowed)
+        for parameter in fields(SDARConfig):
+            if parameter.name in SDARConfig.__annotations__ and "choices" in parameter.metadata:
+                self._check_one_of(parameter.name, parameter.metadata["choices"])
         for name in ("sdar_coef", "policy_coef", "advantage_clip", "gate_beta", "ucb_c", "invalid_action_penalty"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        counts = ("max_turns", "max_response_length", "schedule_steps", "divergence_top_k")
+        counts = ("max_turns", "max_response_length", "history_window", "schedule_steps", "divergence_top_k")
         for name in (*counts, "skills_top_k", "max_context_tokens", "max_cache_tokens"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")

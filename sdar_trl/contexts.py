@@ -10,17 +10,13 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from .config import SDARConfig
-from .rollout import Episode, StopReason
+from .episodes import Episode, StopReason
 from .skills import (
     RETRIEVERS,
-    EmbeddingRetriever,
     KeywordRetriever,
-    RandomRetriever,
     Retriever,
     Skill,
     SkillLibrary,
-    UCBRetriever,
     format_skills,
 )
 
@@ -75,7 +71,9 @@ class SkillContext:
     def __call__(self, episodes: list[Episode]) -> list[str]:
         texts = []
         self.metrics = {"skills": [], "dropped_skills": [], "no_own_skill": []}
-        for episode, ranked in zip(episodes, self.retriever.select([e.task for e in episodes]), strict=True):
+        # by the prompt that was read: a task may be stated by the environment's first observation alone
+        tasks = [{**episode.task, "prompt": episode.prompt} for episode in episodes]
+        for episode, ranked in zip(episodes, self.retriever.select(tasks), strict=True):
             general = [skill for skill in ranked if skill.always]
             selected = [*general, *[skill for skill in ranked if not skill.always][: self.top_k]]
             fitting = self._fit(selected)
@@ -108,29 +106,9 @@ class SkillContext:
         """Let the retriever learn from finished episodes, see [`~sdar_trl.skills.Retriever.update`]."""
         self.retriever.update(records)
 
-    def log_values(self) -> dict[str, float]:
-        """What UCB has learned: of each skill, how often it was selected and what the mean return was."""
-        values = {}
-        if isinstance(self.retriever, UCBRetriever):
-            for name, (count, mean) in self.statistics().items():
-                values[f"ucb/{name}/count"] = float(count)
-                values[f"ucb/{name}/mean_return"] = mean
-        return values
-
-    def statistics(self) -> dict[str, tuple[int, float]]:
-        """How many episodes each skill was read in (in training), and their mean return."""
-        result = {}
-        for skill in self.retriever.library:
-            entries = [
-                by_skill[skill.name] for by_skill in self.retriever.statistics.values() if skill.name in by_skill
-            ]
-            count = sum(int(entry[0]) for entry in entries)
-            result[skill.name] = (count, sum(entry[1] for entry in entries) / count if count else 0.0)
-        return result
-
     def table(self) -> str:
-        """The statistics as a table to print."""
-        rows = self.statistics()
+        """How many episodes each skill was read in (in training) and their mean return, as a table to print."""
+        rows = self.retriever.totals()
         width = max(len(name) for name in rows)
         lines = [f"{'skill':{width}}  episodes  mean return"]
         return "\n".join([*lines, *(f"{n:{width}}  {count:8}  {mean:11.3f}" for n, (count, mean) in rows.items())])
@@ -145,7 +123,7 @@ def skill_records(episodes: list[Episode]) -> list[tuple[str, list[str], float]]
     ]
 
 
-def skill_context(library: SkillLibrary, args: SDARConfig, count_tokens: Callable[[str], int]) -> SkillContext:
+def skill_context(library: SkillLibrary, args: Any, count_tokens: Callable[[str], int]) -> SkillContext:
     """
     The context that a configuration asks for.
 
@@ -153,7 +131,7 @@ def skill_context(library: SkillLibrary, args: SDARConfig, count_tokens: Callabl
         library ([`SkillLibrary`]):
             The skills.
         args ([`SDARConfig`]):
-            Names the retriever and its options.
+            Names the retriever, and has its options by the names that the retriever gives them.
         count_tokens (`Callable[[str], int]`):
             Number of tokens of a text.
 
@@ -161,13 +139,8 @@ def skill_context(library: SkillLibrary, args: SDARConfig, count_tokens: Callabl
         [`SkillContext`]: the context.
     """
     kind = RETRIEVERS[args.retriever]
-    options: dict[type[Retriever], dict[str, Any]] = {
-        UCBRetriever: {"c": args.ucb_c, "per_task_type": args.ucb_per_task_type},
-        RandomRetriever: {"seed": args.seed},
-        EmbeddingRetriever: {"model": args.embedding_model},
-    }
     return SkillContext(
-        kind(library, **options.get(kind, {})),
+        kind(library, **{parameter: getattr(args, name) for parameter, name in kind.options.items()}),
         top_k=args.skills_top_k,
         max_tokens=args.max_context_tokens,
         count_tokens=count_tokens,
@@ -188,20 +161,20 @@ def sibling_context(episodes: list[Episode]) -> list[str]:
     Returns:
         `list[str]`: the texts.
     """
-    siblings: dict[Any, list[tuple[list[int], str]]] = {}
+    siblings: dict[Any, list[tuple[list[list[int]], str]]] = {}
     for task_id, ids, text in gather_object([_attempt(e) for e in episodes if e.success]):
         siblings.setdefault(task_id, []).append((ids, text))
     texts = []
     for episode in episodes:
-        own = episode.row(0)["completion_ids"]
+        own = [turn.response_ids for turn in episode.turns]
         others = [text for ids, text in siblings.get(episode.task["task_id"], []) if ids != own]
         texts.append(f"# An attempt at this task that succeeded\n\n{others[0]}" if others else "")
     return texts
 
 
-def _attempt(episode: Episode) -> tuple[Any, list[int], str]:
+def _attempt(episode: Episode) -> tuple[Any, list[list[int]], str]:
     turns = [f"{turn.observation}\n> {turn.response}" for turn in episode.turns]
-    return episode.task["task_id"], episode.row(0)["completion_ids"], "\n".join(turns)
+    return episode.task["task_id"], [turn.response_ids for turn in episode.turns], "\n".join(turns)
 
 
 def hindsight_context(episodes: list[Episode]) -> list[str]:

@@ -10,21 +10,43 @@ so moving it changes nothing. `generate` is then given the whole batch and the c
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from accelerate.utils import is_peft_model
+from accelerate.utils import gather_object, is_peft_model
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
-from trl import GRPOTrainer
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
 
 logger = logging.getLogger(__name__)
 
 
 ROOM = 128  # columns
+
+
+class Backend(Protocol):
+    """What samples the responses of a [`~sdar_trl.rollout.Rollout`]."""
+
+    def generate(self, ids: list[list[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
+        """
+        One response to each row of ids, and their log-probs (nats) if the backend gives them. Also called with no
+        rows, where another process is still playing.
+        """
+        ...
+
+    def any_running(self, count: int) -> bool:
+        """Given the number of episodes this process still plays, whether any process still plays one."""
+        ...
+
+    def end(self) -> None:
+        """The rollout has ended, perhaps by an exception."""
+        ...
 
 
 class GrowingLayer(DynamicLayer):
@@ -70,11 +92,10 @@ def _moved(states: torch.Tensor, sources: list[int], shifts: list[int], width: i
 
 class CachedGenerator:
     """
-    Samples responses with `model.generate`, keeping its cache from call to call. It is the `generate` of a
-    [`~sdar_trl.rollout.Rollout`], whose `on_end` must be [`~CachedGenerator.drop_cache`].
+    Backend of one process: `model.generate`, keeping its cache from call to call.
 
-    Rows find their history by their ids: a call whose rows all continue rows of the call before, in the same order,
-    goes on from there. Any other call starts anew.
+    Rows find their history by their ids: a call whose rows begin as rows of the call before, in the same order, goes
+    on from where they part. Any other call starts anew.
 
     Args:
         use_model (`Callable[[], AbstractContextManager[PreTrainedModel]]`):
@@ -96,16 +117,19 @@ class CachedGenerator:
         self.reuse_cache = reuse_cache
         if reuse_cache:
             generation_config.use_cache = True  # else the model's own configuration decides
-        self.drop_cache()
+        self.end()
 
-    def drop_cache(self) -> None:
+    def any_running(self, count: int) -> bool:
+        return count > 0
+
+    def end(self) -> None:
         """Forget everything: the weights are about to change, or memory is needed elsewhere."""
         self._cache: DynamicCache | None = None
         self._rows: list[list[int]] = []  # the ids of each row of the cache, its response included
         self._starts: list[int] = []  # column of each row's first token
 
     @torch.no_grad()
-    def __call__(self, ids: list[list[int]]) -> tuple[list[list[int]], None]:
+    def generate(self, ids: list[list[int]]) -> tuple[list[list[int]], None]:
         """One response to each row of ids; no log-probs."""
         config: Any = self.generation_config
         with self.use_model() as model:
@@ -114,7 +138,7 @@ class CachedGenerator:
                 for rows, value in ((ids, config.pad_token_id), ([[1] * len(row) for row in ids], 0))
             )
             cache = self._continued_cache(model, ids) if self.reuse_cache else None
-            self.drop_cache()  # should `generate` raise, half a cache must not stay
+            self.end()  # should `generate` raise, half a cache must not stay
             output = model.generate(  # type: ignore[operator]
                 input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, generation_config=config
             )
@@ -128,36 +152,45 @@ class CachedGenerator:
 
     def _continued_cache(self, model: PreTrainedModel, ids: list[list[int]]) -> DynamicCache:
         """The cache for a batch of left-padded rows, filled up to where the first of them has something new."""
-        sources = self._sources(ids)
         cache = self._cache
-        if cache is None or sources is None:
+        width = max(len(row) for row in ids)
+        matches = [self._match(row) for row in ids] if cache is not None else []
+        new = max((len(row) - known for row, (_, known) in zip(ids, matches, strict=False)), default=width)
+        if cache is None or new >= width:
             cache = DynamicCache(config=_base_model(model).config)
             cache.layers = [GrowingLayer() for _ in cache.layers]
             return cache
-        # The last token sampled for a row has no column if the batch ended with it.
-        columns = cache.get_seq_length()
-        known = [min(len(self._rows[source]), columns - self._starts[source]) for source in sources]
-        new = max(len(row) - count for row, count in zip(ids, known, strict=True))
         # All rows compute their last `new` tokens. For the shorter observations that includes some known ones, in
         # place of padding.
-        width = max(len(row) for row in ids)
+        sources = [source for source, _ in matches]
         shifts = [self._starts[source] - (width - len(row)) for source, row in zip(sources, ids, strict=True)]
         layer: Any
         for layer in cache.layers:
             layer.move(sources, shifts, width - new, width + ROOM)
         return cache
 
-    def _sources(self, ids: list[list[int]]) -> list[int] | None:
-        """For each row of ids, the row of the cache it continues; `None` unless all of them do."""
-        sources: list[int] = []
-        for row in ids:
-            first = sources[-1] + 1 if sources else 0
-            matches = (i for i in range(first, len(self._rows)) if row[: len(self._rows[i])] == self._rows[i])
-            source = next(matches, None)
-            if source is None:
-                return None
-            sources.append(source)
-        return sources
+    def _match(self, row: list[int]) -> tuple[int, int]:
+        """The row of the cache that has most of this one's beginning, and how many tokens of it."""
+        assert self._cache is not None
+        columns = self._cache.get_seq_length()
+        best, longest = 0, 0
+        for index, cached in enumerate(self._rows):
+            if longest > 0 and row[:longest] != cached[:longest]:
+                continue
+            common = _common_prefix(row, cached)
+            # The last token sampled for a row has no column if the batch ended with it.
+            common = min(common, columns - self._starts[index], len(row) - 1)
+            if common > longest:
+                best, longest = index, common
+        return best, longest
+
+
+def _common_prefix(left: list[int], right: list[int]) -> int:
+    """How many ids two rows begin with alike."""
+    limit = min(len(left), len(right))
+    if left[:limit] == right[:limit]:
+        return limit
+    return next(index for index in range(limit) if left[index] != right[index])
 
 
 def _until_stop(ids: list[int], stop_ids: list[int]) -> list[int]:
@@ -213,7 +246,7 @@ def can_reuse_cache(model: Any, generation_config: GenerationConfig) -> bool:
 
 
 @contextmanager
-def unwrapped_policy(trainer: GRPOTrainer) -> Iterator[PreTrainedModel]:
+def unwrapped_policy(trainer: "GRPOTrainer") -> Iterator[PreTrainedModel]:
     """A trainer's model as TRL's own `generate` path has it: unwrapped, sharded weights gathered, gradient
     checkpointing off."""
     args: Any = trainer.args
@@ -229,3 +262,84 @@ def unwrapped_policy(trainer: GRPOTrainer) -> Iterator[PreTrainedModel]:
         trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
     ):
         yield model
+
+
+class TrainerBackend:
+    """
+    Backend of a trainer's process: its model by `generate` with the cache kept, or whatever TRL is configured with.
+
+    Args:
+        trainer ([`~trl.GRPOTrainer`]):
+            The trainer.
+        cached ([`CachedGenerator`], *optional*):
+            Generates, where it is used.
+    """
+
+    def __init__(self, trainer: "GRPOTrainer", cached: CachedGenerator | None):
+        self.trainer: Any = trainer
+        self.cached = cached
+
+    def generate(self, ids: list[list[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
+        trainer = self.trainer
+        sharded = is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled
+        if not ids and not sharded and not trainer.use_vllm:
+            return [], None
+        # With sharded weights or an engine, a process whose episodes have ended keeps generating with the others.
+        filler = [trainer._tokenizer.eos_token_id]
+        ids = ids or [filler]
+        if self.cached is not None:
+            return self.cached.generate(ids)
+        if trainer.use_vllm:  # TRL deals the responses out in equal shares
+            ids = ids + [filler] * (max(gather_object([len(ids)])) - len(ids))
+        training = trainer.model.training
+        output = trainer._generate_single_turn(ids, None, {}, 1)
+        trainer.model.train(training)  # after continuous batching, TRL leaves it in training
+        return output
+
+    def any_running(self, count: int) -> bool:
+        accelerator = self.trainer.accelerator
+        return bool(accelerator.reduce(torch.tensor(count, device=accelerator.device), reduction="sum") > 0)
+
+    def end(self) -> None:
+        if self.cached is not None:
+            self.cached.end()
+
+
+def trainer_backend(trainer: "GRPOTrainer", response_length: int, end_of_turn_id: int) -> TrainerBackend:
+    """
+    Set up a trainer's generation for the turns of episodes.
+
+    Args:
+        trainer ([`~trl.GRPOTrainer`]):
+            The trainer, with `reuse_cache` among its arguments.
+        response_length (`int`):
+            Most tokens of a response.
+        end_of_turn_id (`int`):
+            The template's; it stops a response, though the tokenizer's end may be another (a base model's, where a
+            chat template was added).
+
+    Returns:
+        [`TrainerBackend`]: the backend.
+    """
+    args: Any = trainer.args
+    unknown_end = end_of_turn_id not in trainer.eos_token_ids
+    if unknown_end:
+        trainer.eos_token_ids = [*trainer.eos_token_ids, end_of_turn_id]
+    if trainer.use_vllm:
+        engine: Any = trainer.vllm_generation
+        engine.max_completion_length = response_length
+        if unknown_end:
+            engine.generation_kwargs = {"stop_token_ids": trainer.eos_token_ids, **engine.generation_kwargs}
+        return TrainerBackend(trainer, None)
+    config: Any = trainer.generation_config
+    config.max_new_tokens = response_length
+    if unknown_end:
+        config.eos_token_id = trainer.eos_token_ids
+    cached = None
+    if (
+        args.reuse_cache
+        and not trainer.use_transformers_continuous_batching
+        and can_reuse_cache(trainer.model, config)
+    ):
+        cached = CachedGenerator(lambda: unwrapped_policy(trainer), config)
+    return TrainerBackend(trainer, cached)

@@ -8,6 +8,7 @@ also give those of the baselines. What the gradients are in expectation is deriv
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -127,6 +128,62 @@ SAMPLED_DIVERGENCES: dict[str, Divergence] = {
 }
 
 
+class SampledDivergence:
+    """
+    A divergence estimated from the sampled token. Nothing but its log-probabilities is needed, so that of the
+    interface that [`~sdar_trl.vocabulary.VocabularyDivergence`] shares only `per_token` does anything.
+
+    Args:
+        name (`str`):
+            One of `SAMPLED_DIVERGENCES`.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def hidden_states(self) -> AbstractContextManager[list[torch.Tensor]]:
+        """Collects nothing."""
+        return nullcontext([])
+
+    def teacher_tensors(self, hidden_states: list[torch.Tensor], length: int) -> dict[str, torch.Tensor]:
+        """Nothing more of the teacher than its log-probs."""
+        return {}
+
+    def per_token(
+        self,
+        inputs: dict[str, torch.Tensor],
+        student_logps: torch.Tensor,
+        hidden_states: list[torch.Tensor],
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """
+        The divergence at each token.
+
+        Args:
+            inputs (`dict[str, torch.Tensor]`):
+                The batch: `teacher_per_token_logps` and, off policy, `old_per_token_logps`, shape (B, T).
+            student_logps (`torch.Tensor`):
+                Student's log-probabilities of the sampled tokens, with gradient, shape (B, T).
+            hidden_states (`list[torch.Tensor]`):
+                Not looked at.
+            mask (`torch.Tensor`):
+                Not looked at.
+
+        Returns:
+            `torch.Tensor`: divergence in nats, shape (B, T).
+        """
+        old_logps = inputs.get("old_per_token_logps")
+        old_logps = student_logps.detach() if old_logps is None else old_logps
+        return SAMPLED_DIVERGENCES[self.name](student_logps, inputs["teacher_per_token_logps"], old_logps)
+
+    def state_dict(self) -> dict[str, torch.Tensor | None]:
+        """Nothing to keep in the middle of a generation batch."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor | None]) -> None:
+        """Nothing to go on from."""
+
+
 # The signal in the advantage
 
 
@@ -167,6 +224,44 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "warmup": lambda progress: progress,
 }
 """Factor of a coefficient by the share of the schedule that is done, in [0, 1]: `"linear"` and `"cosine"` end at 0."""
+
+
+# What TRL computes in the middle of its batch, for a batch built anew
+
+
+def importance_sampling_ratio(
+    old_logps: torch.Tensor,
+    sampling_logps: torch.Tensor,
+    mask: torch.Tensor,
+    mode: str,
+    clip_min: float | None,
+    clip_max: float | None,
+) -> torch.Tensor:
+    """
+    TRL's correction for an engine that samples from slightly other probabilities than the trainer computes.
+
+    Args:
+        old_logps (`torch.Tensor`):
+            The trainer's log-probabilities of the sampled tokens, shape (B, T).
+        sampling_logps (`torch.Tensor`):
+            The engine's, NaN where it has none, shape (B, T).
+        mask (`torch.Tensor`):
+            1 for the tokens that count, shape (B, T).
+        mode (`str`):
+            `"token_truncate"`, `"token_mask"`, `"sequence_truncate"` or `"sequence_mask"`.
+        clip_min (`float`, *optional*), clip_max (`float`, *optional*):
+            The range; outside, a ratio is set to its end (truncate) or to 0 (mask).
+
+    Returns:
+        `torch.Tensor`: the ratios, shape (B, T), or (B, 1) for a whole sequence.
+    """
+    difference = torch.nan_to_num((old_logps - sampling_logps) * mask, nan=0.0)
+    ratio = torch.exp(difference.sum(-1, keepdim=True) if mode.startswith("sequence") else difference)
+    if mode.endswith("truncate"):
+        return ratio.clamp(min=clip_min, max=clip_max)
+    low = -math.inf if clip_min is None else clip_min
+    high = math.inf if clip_max is None else clip_max
+    return ratio.masked_fill((ratio < low) | (ratio > high), 0.0)
 
 
 # Reduction

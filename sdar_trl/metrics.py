@@ -1,24 +1,27 @@
 """Means over all processes, added to a trainer's metrics."""
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from .rollout import Episode, StopReason
+from .episodes import Episode, StopReason
+from .rows import Row
 
 
 Metrics = defaultdict[str, list[float]]
 """Values by name, as TRL keeps them: it logs each name's plain average since the last log."""
 
 
-def add_rows(metrics: Metrics, accelerator: Accelerator, values: Mapping[str, list[float]]) -> None:
-    """Add one value per row of every process, so that TRL's plain average weighs all rows alike."""
-    for name in sorted(values):
-        gathered = accelerator.gather(torch.tensor(values[name], device=accelerator.device))
-        metrics[name].extend(gathered.tolist())
+def add_values(metrics: Metrics, values: Mapping[str, list[float]]) -> None:
+    """Add the values of every process, a process may have any number, so that TRL's plain average weighs all alike."""
+    for of_process in gather_object([dict(values)]):
+        for name, numbers in of_process.items():
+            metrics[name].extend(numbers)
 
 
 def add_episodes(metrics: Metrics, episodes: list[Episode]) -> None:
@@ -31,6 +34,7 @@ def add_episodes(metrics: Metrics, episodes: list[Episode]) -> None:
             "turns": float(len(episode.turns)),
             "valid_actions": 1 - episode.invalid_actions / max(len(episode.turns), 1),
             "stop_reason": episode.stop_reason,
+            "metrics": episode.metrics,
         }
         for episode in episodes
     ]
@@ -41,6 +45,36 @@ def add_episodes(metrics: Metrics, episodes: list[Episode]) -> None:
             metrics[f"env/success/{record['task_type']}"].append(record["success"])
         for reason in StopReason:
             metrics[f"env/stop/{reason.value}"].append(float(record["stop_reason"] is reason))
+        for name, value in record["metrics"].items():
+            metrics[f"env/{name}"].append(value)
+
+
+def count_rows(metrics: Metrics, rows: Sequence[Row], end_ids: Sequence[int]) -> int:
+    """
+    Let TRL's figures about completions be those of all rows; it has seen the last of each episode alone.
+
+    Args:
+        metrics (`Metrics`):
+            The metrics, with TRL's figures as their last values.
+        rows (`list[Row]`):
+            The rows of this process.
+        end_ids (`list[int]`):
+            Tokens that end a completion.
+
+    Returns:
+        `int`: tokens of all processes that TRL has not counted.
+    """
+    last = {id(row.episode): row for row in rows}
+    uncounted = sum(len(row.prompt_ids) + sum(row.mask) for row in rows if row is not last[id(row.episode)])
+    found = gather_object([(sum(row.mask), row.completion_ids[-1] in end_ids) for row in rows])
+    lengths = [length for length, _ in found]
+    ended = [length for length, ends in found if ends] or [0]
+    for name, values in (("length", lengths), ("terminated_length", ended)):
+        metrics[f"completions/mean_{name}"][-1] = sum(values) / len(values)
+        metrics[f"completions/min_{name}"][-1] = float(min(values))
+        metrics[f"completions/max_{name}"][-1] = float(max(values))
+    metrics["completions/clipped_ratio"][-1] = sum(not ends for _, ends in found) / len(found)
+    return sum(gather_object([uncounted]))
 
 
 def add_token_means(
@@ -57,3 +91,39 @@ def add_token_means(
         means["sdar/gap_std"] = max(means["sdar/gap_std"] - means["sdar/gap_mean"] ** 2, 0.0) ** 0.5
     for name, mean in means.items():
         metrics[name].append(mean)
+
+
+@contextmanager
+def merged_micro_batches(metrics: Metrics, weights: Sequence[float]) -> Iterator[None]:
+    """
+    What is added inside, once by each micro-batch, becomes one value: the mean by weight; the least, the largest or the
+    standard deviation where the name says so.
+
+    Args:
+        metrics (`Metrics`):
+            The metrics.
+        weights (`list[float]`):
+            Of each micro-batch: how many tokens of all processes count.
+    """
+    before = {name: len(values) for name, values in metrics.items()}
+    yield
+    total = sum(weights)
+    added = {name: values[before.get(name, 0) :] for name, values in metrics.items()}
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(w * value for w, value in zip(weights, values, strict=True) if w) / total
+
+    for name, values in added.items():
+        if len(values) != len(weights):
+            continue
+        known = [value for value in values if not math.isnan(value)]
+        merged = []
+        if name.endswith(("_min", "_max")):
+            merged = [(min if name.endswith("_min") else max)(known)] if known else []
+        elif name.endswith("_std") and total:  # about the mean of all
+            means = added[f"{name[:-4]}_mean"]
+            squares = [std**2 + part**2 for std, part in zip(values, means, strict=True)]
+            merged = [max(mean(squares) - mean(means) ** 2, 0.0) ** 0.5]
+        elif total:
+            merged = [mean(values)]
+        metrics[name][before.get(name, 0) :] = merged

@@ -1,169 +1,43 @@
-"""Playing episodes: the multi-turn loop, and the training row that an episode becomes.
+"""Playing episodes: the multi-turn loop.
 
-A conversation grows by appending token ids. What the policy sampled is never decoded and encoded again; only new
-observations are rendered, and the joint falls on the special token that ends an assistant turn.
+A conversation grows by appending token ids. What the policy sampled is never decoded and encoded again while its
+history goes on; only what is new is rendered, and the joint falls on the special token that ends an assistant turn.
 """
 
 import functools
 import inspect
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
-from .chat import Chat, Message
+from .chat import Chat
 from .envs import TextEnv
 from .envs.workers import EnvWorker, start_worker
+from .episodes import Episode, StopReason, Turn
+from .generation import Backend
+from .history import History, growing, windowed, with_observation
 
 
 logger = logging.getLogger(__name__)
 
-Generate = Callable[[list[list[int]]], tuple[list[list[int]], list[list[float]] | None]]
-"""Token ids so far of each running episode -> response ids, and their log-probs (nats) if the backend gives them."""
-
-
-class StopReason(str, Enum):
-    """Why an episode ended."""
-
-    WON = "won"
-    """The environment terminated the episode and reported success."""
-    LOST = "lost"
-    """The environment terminated the episode without success."""
-    TRUNCATED = "truncated"
-    """The environment cut the episode short, for a reason outside its task."""
-    MAX_TURNS = "max_turns"
-    """The policy used all its turns."""
-    LENGTH = "length"
-    """The next turn might not have fitted the token budget."""
-    ENV_ERROR = "env_error"
-    """The environment raised, hung, or died. The episode is counted, and trains nothing."""
+StudentContext = Callable[[list[Episode]], list[str]]
+"""The text that the policy itself reads in each of the reset episodes."""
 
 
 @dataclass
-class Turn:
-    """
-    One observation and the policy's response to it.
-
-    Args:
-        observation (`str`):
-            What the environment said.
-        observation_ids (`list[int]`):
-            Ids appended before the response: the whole rendered prompt in the first turn, afterwards the rendered
-            observation. Attended to, never trained on.
-        response_ids (`list[int]`):
-            Ids the policy sampled, as they were sampled.
-        response (`str`):
-            `response_ids`, decoded.
-        logprobs (`list[float]`, *optional*):
-            Log-probabilities (nats) of `response_ids`, if the generation backend gave them.
-        reward (`float`, *optional*, defaults to `0.0`):
-            Reward of this turn.
-        valid (`bool`, *optional*, defaults to `True`):
-            Whether the response held a legal action.
-    """
-
-    observation: str
-    observation_ids: list[int]
-    response_ids: list[int]
-    response: str
-    logprobs: list[float] | None = None
-    reward: float = 0.0
-    valid: bool = True
-
-
-@dataclass
-class Episode:
-    """
-    What happened in one attempt at one task.
-
-    Args:
-        task (`dict[str, Any]`):
-            The dataset row. Its `prompt` holds the messages the policy read, the first observation included.
-        prompt_ids (`list[int]`):
-            The rendered prompt.
-        turns (`list[Turn]`, *optional*):
-            The turns, in order.
-        stop_reason (`StopReason`, *optional*):
-            Why it ended; `None` while it runs.
-        info (`dict[str, Any]`, *optional*):
-            The last step's info.
-        feedback (`str`, *optional*, defaults to `""`):
-            The last step's observation, to which the policy did not respond any more.
-        skills (`tuple[str, ...]`, *optional*):
-            Names of the skills that the teacher, or the policy, reads for this task.
-    """
-
-    task: dict[str, Any]
-    prompt_ids: list[int]
-    turns: list[Turn] = field(default_factory=list)
-    stop_reason: StopReason | None = None
-    info: dict[str, Any] = field(default_factory=dict)
-    feedback: str = ""
-    skills: tuple[str, ...] = ()
-
-    @property
-    def episode_return(self) -> float:
-        """Sum of the turns' rewards."""
-        return sum(turn.reward for turn in self.turns)
-
-    @property
-    def success(self) -> bool:
-        """Whether the environment reported success."""
-        return self.stop_reason is StopReason.WON
-
-    @property
-    def invalid_actions(self) -> int:
-        """Number of turns whose response held no legal action."""
-        return sum(not turn.valid for turn in self.turns)
-
-    def row(self, pad_token_id: int) -> dict[str, Any]:
-        """
-        The training row of this episode.
-
-        Args:
-            pad_token_id (`int`):
-                Stands in for the completion of an episode that failed before its first response.
-
-        Returns:
-            `dict`: `prompt_ids`, `completion_ids`, `env_mask` (1 = sampled by the policy; all 0 if the environment
-            raised) and `logprobs` (`None`, or one per completion id, 0.0 for observations).
-        """
-        completion_ids: list[int] = []
-        env_mask: list[int] = []
-        logprobs: list[float] = []
-        for index, turn in enumerate(self.turns):
-            if index > 0:
-                completion_ids += turn.observation_ids
-                env_mask += [0] * len(turn.observation_ids)
-                logprobs += [0.0] * len(turn.observation_ids)
-            completion_ids += turn.response_ids
-            env_mask += [1] * len(turn.response_ids)
-            logprobs += turn.logprobs or [0.0] * len(turn.response_ids)
-        if not completion_ids:
-            completion_ids, env_mask, logprobs = [pad_token_id], [0], [0.0]
-        if self.stop_reason is StopReason.ENV_ERROR:
-            env_mask = [0] * len(env_mask)
-        return {
-            "prompt_ids": self.prompt_ids,
-            "completion_ids": completion_ids,
-            "env_mask": env_mask,
-            "logprobs": logprobs,
-        }
-
-
-WithContext = Callable[[list[Episode]], list[list[Message]]]
-
-
-@dataclass
-class _Running:
-    """An episode in play: its environment, everything the policy has read, and the observation it must answer."""
+class _Seat:
+    """An episode in play: its environment, what the policy has read, and the observation it must answer."""
 
     episode: Episode
     env: EnvWorker
-    ids: list[int] = field(default_factory=list)
+    history: History
     observation: str = ""
-    observation_ids: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)  # all that the next response is sampled after
+    new_ids: list[int] = field(default_factory=list)  # those of them that follow the turn before
+    messages: list[dict[str, Any]] | None = None  # if all of them were rendered anew
+    row_start: int = 0  # where the first response of the present training row begins
 
 
 class Rollout:
@@ -176,39 +50,39 @@ class Rollout:
             where their class asks to (`sdar_trl/envs/workers.py`), and are reused from batch to batch.
         chat ([`Chat`]):
             Renders prompts and observations.
-        generate (`Generate`):
-            Samples one response for each list of ids it is given. It is also called with an empty list, where another
-            process is still playing.
+        backend ([`Backend`]):
+            Samples the responses.
         max_turns (`int`):
             Most turns of an episode.
         max_response_length (`int`):
-            Most tokens of one response, as configured in the backend behind `generate`.
+            Most tokens of one response, as configured in the backend.
         max_completion_length (`int`):
-            Most tokens of an episode after its prompt.
+            Most tokens of a training row after its prompt. With a growing history, that is the episode's.
         context_length (`int`, *optional*):
-            Most tokens of an episode, prompt included.
+            Most tokens of a training row, prompt included.
         max_cache_tokens (`int`, *optional*):
             Most tokens of the episodes played at once, each counted as long as it may become. The others wait until
             all of these have ended. A single episode is always played.
-        on_end (`Callable[[], None]`, *optional*):
-            Called when a rollout has ended, by an exception too.
-        any_running (`Callable[[int], bool]`, *optional*, defaults to `bool`):
-            Given the number of episodes this process still plays, whether any process still plays one.
+        history (`str`, *optional*, defaults to `"growing"`):
+            What the policy reads in each turn: `"growing"`, the whole conversation, or `"window"`, a prompt rendered
+            anew from the task, the last turns and the present observation.
+        history_window (`int`, *optional*, defaults to `2`):
+            Turns in the window.
     """
 
     def __init__(
         self,
         environment_factory: Callable[[], TextEnv] | Mapping[str, Callable[[], TextEnv]],
         chat: Chat,
-        generate: Generate,
+        backend: Backend,
         *,
         max_turns: int,
         max_response_length: int,
         max_completion_length: int,
         context_length: int | None = None,
         max_cache_tokens: int | None = None,
-        on_end: Callable[[], None] = lambda: None,
-        any_running: Callable[[int], bool] = bool,
+        history: str = "growing",
+        history_window: int = 2,
     ):
         self.factories: dict[str | None, Callable[[], TextEnv]] = {}
         if isinstance(environment_factory, Mapping):
@@ -216,25 +90,30 @@ class Rollout:
         else:
             self.factories[None] = environment_factory
         self.chat = chat
-        self.generate = generate
+        chat.end_of_turn_id  # noqa: B018  a template that cannot be played is refused here
+        self.backend = backend
         self.max_turns = max_turns
         self.max_response_length = min(max_response_length, max_completion_length)
         self.max_completion_length = max_completion_length
         self.context_length = context_length
         self.max_cache_tokens = max_cache_tokens
-        self.on_end = on_end
-        self.any_running = any_running
+        self._histories = {
+            name: growing
+            if history == "growing"
+            else windowed(history_window, getattr(_shown_kind(factory), "history", None))
+            for name, factory in self.factories.items()
+        }
         self._idle: dict[str | None, list[EnvWorker]] = {name: [] for name in self.factories}
 
-    def play(self, tasks: Sequence[Mapping[str, Any]], with_context: WithContext | None = None) -> list[Episode]:
+    def play(self, tasks: Sequence[Mapping[str, Any]], student_context: StudentContext | None = None) -> list[Episode]:
         """
         Play one episode of each task.
 
         Args:
             tasks (`list[dict]`):
                 Dataset rows with `prompt` (messages) and whatever `reset` takes.
-            with_context (`Callable`, *optional*):
-                Given the reset episodes, the messages that the policy reads instead of each episode's own.
+            student_context (`Callable`, *optional*):
+                From the reset episodes to what the policy reads besides each episode's own messages.
 
         Returns:
             `list[Episode]`: one per task, in order.
@@ -242,19 +121,19 @@ class Rollout:
         Raises:
             `ValueError`: if a task's prompt is not a list of messages, or leaves no room for a response.
         """
-        seats: list[_Running] = []
+        seats: list[_Seat] = []
         try:
             for task in tasks:
                 seats.append(self._take_seat(dict(task)))
             self._reset(seats)
-            if with_context is not None:
-                reset = [seat for seat in seats if seat.episode.stop_reason is None]
-                prompts = with_context([seat.episode for seat in reset])
-                for seat, messages in zip(reset, prompts, strict=True):
-                    seat.episode.task["prompt"] = messages
-            for seat in seats:
-                self._render_prompt(seat)
-            self._play(seats)
+            playing = [seat for seat in seats if seat.episode.stop_reason is None]
+            if student_context is not None:
+                texts = student_context([seat.episode for seat in playing])
+                for seat, text in zip(playing, texts, strict=True):
+                    seat.episode.student_context = text
+            for seat in playing:
+                self._begin(seat)
+            self._play(playing)
         except BaseException:
             for seat in seats:
                 if seat.episode.stop_reason is not StopReason.ENV_ERROR:
@@ -262,34 +141,35 @@ class Rollout:
             self.close()
             raise
         finally:
-            self.on_end()
+            self.backend.end()
         for seat in seats:
             if seat.episode.stop_reason is not StopReason.ENV_ERROR:
                 self._idle[self._name(seat.episode.task)].append(seat.env)
         return [seat.episode for seat in seats]
 
-    def _play(self, seats: list[_Running]) -> None:
+    def _play(self, waiting: list[_Seat]) -> None:
         """Turn by turn, until no process has an episode to play."""
-        waiting = [seat for seat in seats if seat.episode.stop_reason is None]
-        running: list[_Running] = []
-        while self.any_running(len(running) + len(waiting)):
+        running: list[_Seat] = []
+        while self.backend.any_running(len(running) + len(waiting)):
             if not running:
                 count = self._wave_size(waiting)
                 running, waiting = waiting[:count], waiting[count:]
-            responses, logprobs = self.generate([seat.ids for seat in running])
+            began = time.perf_counter()
+            responses, logprobs = self.backend.generate([seat.ids for seat in running])
+            seconds = time.perf_counter() - began
             for index, seat in enumerate(running):
-                self._respond(seat, responses[index], logprobs[index] if logprobs is not None else None)
+                self._respond(seat, responses[index], logprobs[index] if logprobs is not None else None, seconds)
             for seat in running:
                 self._observe(seat)
             running = [seat for seat in running if seat.episode.stop_reason is None]
 
-    def _wave_size(self, seats: list[_Running]) -> int:
+    def _wave_size(self, seats: list[_Seat]) -> int:
         """How many of the first seats may be played at once."""
         if self.max_cache_tokens is None:
             return len(seats)
         longest = 0
         for count, seat in enumerate(seats):
-            longest = max(longest, self._length_limit(seat.episode))  # a cache is as wide as its longest row
+            longest = max(longest, self._length_limit(seat))  # a cache is as wide as its longest row
             if count > 0 and (count + 1) * longest > self.max_cache_tokens:
                 return count
         return len(seats)
@@ -306,7 +186,7 @@ class Rollout:
             raise ValueError(f"Got a task with `environment={name!r}`, expected one of {list(self.factories)}.")
         return name
 
-    def _take_seat(self, task: dict[str, Any]) -> _Running:
+    def _take_seat(self, task: dict[str, Any]) -> _Seat:
         """An environment for the task, idle or new."""
         name = self._name(task)
         messages = task.setdefault("prompt", [{"role": "user", "content": ""}])
@@ -316,49 +196,54 @@ class Rollout:
                 '[{"role": "user", "content": text}].'
             )
         env = self._idle[name].pop() if self._idle[name] else start_worker(self.factories[name])
-        return _Running(Episode(task, []), env)
+        return _Seat(Episode(task, messages), env, self._histories[name])
 
-    def _reset(self, seats: list[_Running]) -> None:
+    def _reset(self, seats: list[_Seat]) -> None:
         """Reset the environments; the first observation ends the prompt's last message, as in TRL."""
         for seat in seats:
             seat.env.start("reset", **seat.episode.task)
         for seat in seats:
-            task = seat.episode.task
             try:
                 seat.observation = seat.env.result()
             except Exception:
                 self._fail(seat)
-            *before, last = task["prompt"]
-            task["prompt"] = [*before, {**last, "content": last["content"] + seat.observation}]
+            seat.episode.prompt = with_observation(seat.episode.prompt, seat.observation)
 
-    def _render_prompt(self, seat: _Running) -> None:
-        task = seat.episode.task
-        prompt_ids = self.chat.prompt_ids(task["prompt"])
-        needed = len(prompt_ids) + self.max_response_length
+    def _begin(self, seat: _Seat) -> None:
+        """What the policy reads first."""
+        seat.messages = seat.history(seat.episode, seat.observation)
+        assert seat.messages is not None
+        ids = self.chat.prompt_ids(self.chat.with_context(seat.messages, seat.episode.student_context))
+        needed = len(ids) + self.max_response_length
         if self.context_length is not None and needed > self.context_length:
             raise ValueError(
-                f"The prompt of task {task.get('task_id', '')!r} has {len(prompt_ids)} tokens; with a response of "
-                f"`max_response_length` ({self.max_response_length}) that is {needed}, more than the model's context "
-                f"of {self.context_length}. Lower `max_response_length` or use a model with a longer context."
+                f"The prompt of task {seat.episode.task.get('task_id', '')!r} has {len(ids)} tokens; with a response "
+                f"of `max_response_length` ({self.max_response_length}) that is {needed}, more than the model's "
+                f"context of {self.context_length}. Lower `max_response_length` or use a model with a longer context."
             )
-        seat.episode.prompt_ids = seat.ids = seat.observation_ids = prompt_ids
+        seat.ids = seat.new_ids = ids
+        seat.row_start = len(ids)
 
-    def _respond(self, seat: _Running, response_ids: list[int], logprobs: list[float] | None) -> None:
+    def _respond(self, seat: _Seat, ids: list[int], logprobs: list[float] | None, seconds: float) -> None:
         """Record the response, and give it to the environment."""
-        response = self.chat.decode(response_ids)
-        seat.episode.turns.append(Turn(seat.observation, seat.observation_ids, response_ids, response, logprobs))
+        response = self.chat.decode(ids)
+        turn = Turn(seat.observation, seat.new_ids, ids, response, seat.messages, logprobs=logprobs)
+        turn.generation_seconds = seconds
+        seat.episode.turns.append(turn)
         seat.env.start("step", response)
 
-    def _observe(self, seat: _Running) -> None:
-        """Append what the environment says, or end the episode."""
+    def _observe(self, seat: _Seat) -> None:
+        """Take in what the environment says: go on with it, or end the episode."""
         episode = seat.episode
         turn = episode.turns[-1]
+        began = time.perf_counter()
         try:
             step = seat.env.result()
         except Exception:
             self._fail(seat)
             return
-        turn.reward, turn.valid = step.reward, step.valid
+        turn.environment_seconds = time.perf_counter() - began
+        turn.reward, turn.valid, turn.metrics = step.reward, step.valid, dict(step.metrics)
         episode.info, episode.feedback = step.info, step.observation
         if step.terminated:
             episode.stop_reason = StopReason.WON if step.info.get("success") else StopReason.LOST
@@ -367,17 +252,34 @@ class Rollout:
         elif len(episode.turns) == self.max_turns:
             episode.stop_reason = StopReason.MAX_TURNS
         else:
-            seat.observation = step.observation
-            seat.observation_ids = self.chat.observation_ids(step.observation, turn.response_ids)
-            seat.ids = seat.ids + turn.response_ids + seat.observation_ids
-            if len(seat.ids) + self.max_response_length > self._length_limit(episode):
+            self._read(seat, step.observation)
+            if len(seat.ids) + self.max_response_length > self._length_limit(seat):
                 episode.stop_reason = StopReason.LENGTH
 
-    def _length_limit(self, episode: Episode) -> int:
-        limit = len(episode.prompt_ids) + self.max_completion_length
+    def _read(self, seat: _Seat, observation: str) -> None:
+        """What the policy reads next: more of the same conversation, or a prompt of its own."""
+        seat.observation = observation
+        response_ids = seat.episode.turns[-1].response_ids
+        read = seat.ids + response_ids
+        messages = seat.history(seat.episode, observation)
+        new_ids: list[int] | None
+        if messages is None:
+            new_ids = self.chat.observation_ids(observation, response_ids)
+        else:
+            shown = self.chat.with_context(messages, seat.episode.student_context)
+            new_ids = self.chat.continuation_ids(read, shown)
+        if new_ids is not None:
+            seat.messages, seat.new_ids, seat.ids = None, new_ids, read + new_ids
+        else:
+            seat.messages = messages
+            seat.ids = seat.new_ids = self.chat.prompt_ids(shown)
+            seat.row_start = len(seat.ids)
+
+    def _length_limit(self, seat: _Seat) -> int:
+        limit = seat.row_start + self.max_completion_length
         return limit if self.context_length is None else min(limit, self.context_length)
 
-    def _fail(self, seat: _Running) -> None:
+    def _fail(self, seat: _Seat) -> None:
         """End the episode of an environment that raised, and let go of the instance."""
         logger.warning("Environment failed in task %s.", seat.episode.task.get("task_id", ""), exc_info=True)
         seat.episode.stop_reason = StopReason.ENV_ERROR
@@ -391,45 +293,72 @@ def _close(env: EnvWorker) -> None:
         logger.warning("An environment could not be closed.", exc_info=True)
 
 
+# Factories
+
+
+def _shown_kind(factory: Any) -> Any:
+    """The class, or function, that a factory shows to be."""
+    return factory.func if isinstance(factory, functools.partial) else factory
+
+
 def _made_by(factory: Any) -> type:
     """The class of what a factory makes; one that does not show it is tried out."""
-    factory = factory.func if isinstance(factory, functools.partial) else factory
-    return factory if inspect.isclass(factory) else type(factory())
+    kind = _shown_kind(factory)
+    if inspect.isclass(kind):
+        return kind
+    made = factory()
+    if hasattr(made, "close"):
+        made.close()
+    return type(made)
 
 
-def is_text_environment(environment_factory: Any) -> bool:
+def environment_kinds(environment_factory: Any) -> dict[str | None, type]:
     """
-    Whether environments are played by the text-action loop: those with a `step` method are.
+    What environments a run has.
 
     Args:
         environment_factory (`Callable` or `dict[str, Callable]`, *optional*):
             Makes environments.
 
     Returns:
-        `bool`: `False` for TRL's own kind, whose methods are tools, and for none at all.
+        `dict[str, type]`: their classes by name, a single one's under `None`. Those with a `step` method are played by
+        the text-action loop; the others are TRL's own kind, whose methods are tools.
 
     Raises:
         `ValueError`: if there are both kinds.
     """
     if environment_factory is None:
-        return False
-    factories = environment_factory if isinstance(environment_factory, dict) else {"": environment_factory}
-    kinds = {name: hasattr(_made_by(f), "step") for name, f in factories.items()}
-    if len(set(kinds.values())) > 1:
+        return {}
+    factories = environment_factory if isinstance(environment_factory, dict) else {None: environment_factory}
+    kinds = {name: _made_by(factory) for name, factory in factories.items()}
+    loops = {name: "text" if hasattr(kind, "step") else "tools" for name, kind in kinds.items()}
+    if len(set(loops.values())) > 1:
         raise ValueError(
-            "Environments with a `step` method and tool environments cannot be mixed in one run; got "
-            f"{ {name: 'text' if text else 'tools' for name, text in kinds.items()} }."
+            f"Environments with a `step` method and tool environments cannot be mixed in one run; got {loops}."
         )
-    return all(kinds.values())
+    return kinds
 
 
-def environment_reward(environment_factory: Any) -> Callable[..., list[float | None]]:
-    """The episodes' returns as a reward function, logged under the environment's name, as in TRL."""
+def return_reward(kinds: Mapping[str | None, type], penalty: float) -> Callable[..., list[float | None]]:
+    """
+    The episodes' returns as a reward function.
 
-    def reward(environment_reward: list[float | None], **kwargs: Any) -> list[float | None]:
-        return environment_reward
+    Args:
+        kinds (`dict[str, type]`):
+            What [`environment_kinds`] found; a single class gives the function its name, as in TRL.
+        penalty (`float`):
+            Subtracted for every invalid action.
 
-    reward.__name__ = "environment_reward"
-    if not isinstance(environment_factory, dict):
-        reward.__name__ = _made_by(environment_factory).__name__
+    Returns:
+        `Callable`: the function. It gives `None` where the environment raised, which takes the episode out of its
+        group's baseline.
+    """
+
+    def reward(episode: list[Episode], **_: Any) -> list[float | None]:
+        return [
+            None if one.stop_reason is StopReason.ENV_ERROR else one.episode_return - penalty * one.invalid_actions
+            for one in episode
+        ]
+
+    reward.__name__ = kinds[None].__name__ if None in kinds else "environment_reward"
     return reward

@@ -1,87 +1,103 @@
-"""What the teacher reads, and its log-probabilities of what the student said.
+"""The teacher: the same weights, reading each row again with context in its prompt.
 
-The teacher row is the student's row with privileged context inside its system message: the same completion ids, the
-same mask, aligned one to one. It is never cut.
+The teacher's row is the student's with the context inside: the same completion ids, the same mask, aligned one to one.
+It is never cut.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
-from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import pad
 
-from .chat import Message, render_chat
+from .chat import Chat
+from .contexts import TeacherContext
+from .episodes import Episode, Message
+from .rows import Row
 
 
-def default_system_text(tokenizer: PreTrainedTokenizerBase, template_kwargs: dict[str, Any] | None = None) -> str:
+class Teacher:
     """
-    The system text that a chat template adds by itself to a conversation without a system message.
+    Builds the teacher's rows.
 
     Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer with a chat template.
-        template_kwargs (`dict[str, Any]`, *optional*):
-            Passed on to `apply_chat_template`.
-
-    Returns:
-        `str`: the text, `""` if the template adds none.
-
-    Raises:
-        `ValueError`: if the template refuses system messages.
+        context (`TeacherContext`):
+            What the teacher reads of each episode.
+        chat ([`Chat`]):
+            Puts it into a prompt.
+        render (`Callable[[list[list[dict]]], list[list[int]]]`):
+            Ids of prompts; what rendered the student's.
+        max_length (`int`, *optional*):
+            Longest teacher row in tokens.
+        overflow (`str`):
+            What happens to a longer one: `"error"` or `"skip"`.
+        pad_token_id (`int`):
+            Padding.
     """
-    marker = "SYSTEMTEXT"
-    user = {"role": "user", "content": "USERTEXT"}
 
-    kwargs = template_kwargs or {}
-    try:
-        explicit = render_chat(tokenizer, [{"role": "system", "content": marker}, user], **kwargs)
-    except Exception as error:
-        explicit = ""
-        cause: Exception | None = error
-    else:
-        cause = None
-    if marker not in explicit:
-        raise ValueError(
-            "The chat template takes no system message, so the teacher's context has no place there. "
-            'Set `context_role="user"`.'
-        ) from cause
-    before, after = explicit.split(marker, 1)
-    implicit = render_chat(tokenizer, [user], **kwargs)
-    if implicit.startswith(before) and implicit.endswith(after) and len(implicit) > len(before) + len(after):
-        return implicit[len(before) : len(implicit) - len(after)]
-    return ""
+    def __init__(
+        self,
+        context: TeacherContext,
+        chat: Chat,
+        render: Callable[[list[list[Message]]], list[list[int]]],
+        max_length: int | None,
+        overflow: str,
+        pad_token_id: int,
+    ):
+        self.context = context
+        self.chat = chat
+        self.render = render
+        self.max_length = max_length
+        self.overflow = overflow
+        self.pad_token_id = pad_token_id
 
+    def read(
+        self, episodes: list[Episode], rows: Sequence[Row], completion_ids: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, list[float]]]:
+        """
+        The teacher's batch.
 
-def add_context(messages: list[Message], context: str, role: str, default_system: str = "") -> list[Message]:
-    """
-    The messages with the privileged context inside.
+        Args:
+            episodes (`list[Episode]`):
+                The episodes of this process.
+            rows (`list[Row]`):
+                Their rows, in the batch's order. The batch may have masked rows behind them.
+            completion_ids (`torch.Tensor`):
+                The student's completions, shape (B, T).
+            mask (`torch.Tensor`):
+                1 for completion tokens, 0 for padding, shape (B, T).
 
-    Args:
-        messages (`list[dict]`):
-            The student's prompt.
-        context (`str`):
-            The privileged text. Empty leaves the messages as they are.
-        role (`str`):
-            `"system"` appends to the system message, `"user"` puts the context in front of the first user message.
-        default_system (`str`, *optional*, defaults to `""`):
-            The template's own system text, kept where the messages have no system message.
+        Returns:
+            `tuple`: input ids and attention mask, shape (B, P + T); 1 for rows that have a teacher, shape (B, 1); and
+            metrics, one value a row or an episode.
 
-    Returns:
-        `list[dict]`: new messages; `messages` is left as it is.
-    """
-    if not context:
-        return messages
-    if role == "user":
-        first = next(index for index, message in enumerate(messages) if message["role"] == "user")
-        content = f"{context}\n\n{messages[first]['content']}"
-        return [*messages[:first], {**messages[first], "content": content}, *messages[first + 1 :]]
-    if messages[0]["role"] == "system":
-        system, rest = messages[0]["content"], messages[1:]
-    else:
-        system, rest = default_system, messages
-    content = f"{system}\n\n{context}" if system else context
-    return [{"role": "system", "content": content}, *rest]
+        Raises:
+            `ValueError`: if a row does not fit and `overflow` is `"error"`.
+        """
+        texts = dict(zip(map(id, episodes), self.context(episodes), strict=True))
+        # a student that read the skills itself has no teacher
+        contexts = ["" if row.episode.student_context else texts[id(row.episode)] for row in rows]
+        given = [(row, text) for row, text in zip(rows, contexts, strict=True) if text]
+        with_context = [self.chat.with_context(row.messages, text) for row, text in given]
+        rendered = iter(self.render(with_context) if given else [])
+        prompts, fits = fit_teacher_rows(
+            [next(rendered) if text else row.prompt_ids for row, text in zip(rows, contexts, strict=True)],
+            [row.prompt_ids for row in rows],
+            mask.sum(1).tolist()[: len(rows)],
+            self.max_length,
+            self.overflow,
+        )
+        metrics = {f"sdar/{name}": values for name, values in getattr(self.context, "metrics", {}).items()}
+        metrics["sdar/teacher_overflow"] = [float(not fit) for fit in fits]
+        metrics["sdar/context_tokens"] = [
+            float(len(prompt) - len(row.prompt_ids)) for prompt, row in zip(prompts, rows, strict=True)
+        ]
+        masked_rows = completion_ids.size(0) - len(rows)
+        input_ids, attention_mask = build_teacher_batch(
+            [*prompts, *[[self.pad_token_id]] * masked_rows], completion_ids, mask, self.pad_token_id
+        )
+        has_teacher = [fit and text != "" for fit, text in zip(fits, contexts, strict=True)] + [False] * masked_rows
+        teacher_mask = torch.tensor(has_teacher, device=completion_ids.device, dtype=torch.float32)
+        return input_ids, attention_mask, teacher_mask.unsqueeze(1), metrics
 
 
 def fit_teacher_rows(

@@ -5,6 +5,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not take another process's core
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from toys import CountingEnv
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from sdar_trl import SDARConfig, SDARTrainer, Skill, SkillLibrary
-from sdar_trl.tiny import TINY_POLICY
+from sdar_trl.policies import TINY_POLICY
 
 
 @pytest.fixture(scope="session")

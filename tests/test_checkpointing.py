@@ -7,12 +7,12 @@ import bitsandbytes as bnb
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel
-from steps import scored_batch
+from steps import scored_batch, teacher_prompts_of
 from toys import CountingEnv
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from sdar_trl import SDARTrainer
-from sdar_trl.tiny import TINY_POLICY
+from sdar_trl.policies import TINY_POLICY
 
 
 SAVING = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3}
@@ -87,7 +87,7 @@ def test_with_lora_the_teacher_is_the_current_adapter_and_the_reference_the_base
         logits = trainer.model(input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1]
         return logits.log_softmax(-1).gather(-1, output["completion_ids"].unsqueeze(-1)).squeeze(-1)
 
-    prompts = trainer._prompts_with_context(trainer._episodes)
+    prompts = teacher_prompts_of(trainer)
     encoded = torch.tensor(
         [
             trainer.processing_class.apply_chat_template(p, add_generation_prompt=True, return_dict=False)
@@ -123,7 +123,7 @@ def test_the_whole_output_layer_trains_next_to_an_adapter(make_trainer, make_con
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
     mask = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
     length = output["completion_ids"].size(1)
-    ours = trainer._score(ids, mask, length)
+    ours = trainer._score(trainer.model, ids, mask, length)
     with torch.no_grad():
         logits = trainer.model.eval()(input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1]
     expected = logits.log_softmax(-1).gather(-1, output["completion_ids"].unsqueeze(-1)).squeeze(-1)

@@ -31,8 +31,8 @@ def episode(task_type="even", task_id="0", reward=1.0, won=True, response="<acti
     ids = [ord(letter) for letter in response]
     turns = [Turn("a door", [1], ids, "look"), Turn("a room", [2], ids, response, reward=reward)]
     return Episode(
-        {"task_type": task_type, "task_id": task_id, "prompt": "count"},
-        [1],
+        {"task_type": task_type, "task_id": task_id},
+        [{"role": "user", "content": "count"}],
         turns,
         StopReason.WON if won else StopReason.LOST,
         feedback="the end.",
@@ -81,7 +81,7 @@ def test_a_limit_in_tokens_needs_a_tokenizer():
 def test_the_table_says_how_often_each_skill_was_read_and_with_what_return():
     context = SkillContext(LIBRARY)
     context.update([("even", ["general", "even"], 1.0), ("even", ["general", "even"], 0.0), ("odd", ["general"], 0.5)])
-    assert context.statistics() == {"general": (3, 0.5), "even": (2, 0.5), "odd": (0, 0.0), "numbers": (0, 0.0)}
+    assert context.retriever.totals() == {"general": (3, 0.5), "even": (2, 0.5), "odd": (0, 0.0), "numbers": (0, 0.0)}
     assert "general         3        0.500" in context.table()
 
 
@@ -129,7 +129,7 @@ def test_ucb_learns_from_the_returns_of_all_episodes(make_trainer, make_config):
 
     def record(inputs):
         output = score(inputs)
-        seen.extend((e.task["task_type"], e.skills, e.episode_return) for e in trainer._episodes)
+        seen.extend((e.task["task_type"], e.skills, e.episode_return) for e in trainer.episodes)
         return output
 
     trainer._generate_and_score_completions = record
@@ -142,7 +142,7 @@ def test_ucb_learns_from_the_returns_of_all_episodes(make_trainer, make_config):
     assert trainer.teacher_context.retriever.statistics == expected
     assert len(seen) == 16
     last = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
-    for name, (count, mean) in trainer.teacher_context.statistics().items():
+    for name, (count, mean) in trainer.teacher_context.retriever.totals().items():
         assert last[f"sdar/ucb/{name}/count"] == count
         assert last[f"sdar/ucb/{name}/mean_return"] == pytest.approx(mean)
 
@@ -172,7 +172,7 @@ def test_returns_of_trls_own_environments_count_too(make_trainer, make_config):
         make_config(retriever="full", max_steps=1), environment_factory=CalculatorEnv, reward_funcs=None
     )
     trainer.train()
-    assert trainer.teacher_context.statistics()["even"][0] == 4
+    assert trainer.teacher_context.retriever.totals()["even"][0] == 4
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_the_configuration_picks_the_skills(options, names, make_trainer, make_c
     trainer = make_trainer(make_config(**options))
     trainer.current_gradient_accumulation_steps = 1
     output = trainer._generate_and_score_completions([dict(trainer.train_dataset[0])] * 4)
-    assert {e.skills for e in trainer._episodes} == {names}
+    assert {e.skills for e in trainer.episodes} == {names}
     assert output["teacher_mask"].sum() == (4 if names else 0)
 
 

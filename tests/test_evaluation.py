@@ -4,15 +4,26 @@ import math
 
 import pytest
 import torch
+from steps import ids_and_mask
 from toys import CountingEnv
 from transformers import AutoModelForCausalLM
 
-from sdar_trl.evaluation import evaluate, policy_rollout, results_table, summarize
+from sdar_trl.evaluation import Record, evaluate, policy_rollout, results_table, summarize
 
 
 def records(successes, total):
     return [
-        {"success": i < successes, "score": 1.0 if i < successes else 0.5, "task_type": "ab"[i % 2]}
+        Record(
+            task_id=str(i),
+            task_type="ab"[i % 2],
+            seed=0,
+            success=i < successes,
+            score=1.0 if i < successes else 0.5,
+            episode_return=0.0,
+            turns=1,
+            valid_actions=1.0,
+            stop_reason="won" if i < successes else "lost",
+        )
         for i in range(total)
     ]
 
@@ -44,10 +55,16 @@ def rollout(random_model_folder, tokenizer):
     return policy_rollout(model, tokenizer, CountingEnv, temperature=1.0, max_response_length=8)
 
 
+def episodes_of(rollout, tasks, **options):
+    episodes = []
+    evaluate(rollout, tasks, on_episode=episodes.append, **options)
+    return episodes
+
+
 def test_the_same_seed_gives_the_same_episodes_and_leaves_the_random_state_alone(rollout, tasks):
     state = torch.random.get_rng_state()
     first, again, other = (
-        [episode.row(0) for episode in evaluate(rollout, tasks, seed=seed, batch_size=3)] for seed in (1, 1, 2)
+        [ids_and_mask(e) for e in episodes_of(rollout, tasks, seed=seed, batch_size=3)] for seed in (1, 1, 2)
     )
     assert first == again and first != other
     assert torch.equal(state, torch.random.get_rng_state())
@@ -55,7 +72,7 @@ def test_the_same_seed_gives_the_same_episodes_and_leaves_the_random_state_alone
 
 def test_the_policy_reads_skills_only_when_it_is_given_them(rollout, tasks, skills, tokenizer):
     for library in (None, skills):
-        for episode in evaluate(rollout, tasks, skills=library):
+        for episode in episodes_of(rollout, tasks, skills=library):
             text = tokenizer.decode(episode.prompt_ids)
             assert ("say every number." in text) == (library is not None)
             assert ("even tasks want calm." in text) == (library is not None and episode.task["task_type"] == "even")

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sdar_trl.tiny import TINY_POLICY
+from sdar_trl.envs import load_world
+from sdar_trl.policies import TINY_POLICY, policy_limits
 
 
 ROOT = Path(__file__).parent.parent
@@ -29,47 +31,117 @@ def test_the_demo_script_trains_evaluates_and_writes_its_results(tmp_path):
         *("examples/train_webshop.py", "--output_dir", str(tmp_path), "--max_steps", "2", "--panel_size", "16"),
         *("--per_device_train_batch_size", "16"),
     )
-    assert re.search(r"before +\d", output) and re.search(r"after +\d", output)
+    assert len(re.findall(r"before +\d", output)) == 2  # when it is known, and beside what came after
+    assert len(re.findall(r"after +\d", output)) == 1
     metrics = json.loads((tmp_path / "metrics.json").read_text())
+    panels = json.loads((tmp_path / "panel.json").read_text())
     for name in ("before", "after"):
         assert set(metrics[name]) >= {"success", "score", "ci_low", "ci_high", "n"}
         assert metrics[name]["n"] == 16 and metrics[name]["ci_low"] <= metrics[name]["success"]
+        assert [record["task_id"] for record in panels[name]] == [f"webshop/test/{number}" for number in range(16)]
+        assert sum(record["success"] for record in panels[name]) / 16 == metrics[name]["success"]
     assert metrics["seconds"] > 0
     assert (tmp_path / "training.png").stat().st_size > 10_000
     AutoModelForCausalLM.from_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tmp_path)
 
 
+def test_skill_prompting_trains_nothing_and_leaves_its_panel(tmp_path):
+    run(
+        *(sys.executable, "examples/train_webshop.py", "--method", "skill_prompt", "--output_dir", str(tmp_path)),
+        *("--panel_size", "4"),
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "panel.json"]
+    assert len(json.loads((tmp_path / "panel.json").read_text())["before"]) == 4
+
+
 def test_a_checkpoint_is_evaluated_with_and_without_skills(tmp_path):
-    limits = ("--max_turns", "7", "--max_response_length", "20", "--max_completion_length", "800")
     output = run(
-        *(sys.executable, "examples/evaluate.py", "--panel_size", "8", "--skills", "both", *limits),
+        *(sys.executable, "examples/evaluate.py", "--panel_size", "8", "--skills", "both"),
         *("--json", str(tmp_path / "results.json")),
     )
     assert "without skills" in output
-    assert json.loads((tmp_path / "results.json").read_text())["with skills"]["n"] == 8
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["with skills"]["n"] == 8
+    records = results["records"]["with skills"]
+    assert [record["task_id"] for record in records] == [f"webshop/test/{number}" for number in range(8)]
+    assert max(record["turns"] for record in records) <= policy_limits("tiny")["max_turns"]
+
+
+def test_a_checkpoint_is_evaluated_on_a_window_and_on_a_shop_of_files(tmp_path):
+    run(sys.executable, "-m", "sdar_trl.envs.webshop.samples", str(tmp_path), "--products", "100")
+    output = run(
+        *(sys.executable, "examples/evaluate.py", "--env", "webshop", "--data_dir", str(tmp_path)),
+        *("--panel_size", "2", "--max_turns", "3", "--history", "window", "--history_window", "1"),
+    )
+    assert re.search(r"without skills +\d", output) and "Nouns of titles, for the score, by: " in output
+
+
+def test_a_world_has_its_own_arguments_and_an_unknown_one_is_told():
+    command = [sys.executable, "examples/evaluate.py", "--env"]
+    output = " ".join(run(*command, "webshop", "--help").split())
+    assert "--price_seed" in output and "Folder of WebShop's official files" in output and "--history_window" in output
+    done = subprocess.run([*command, "webshob"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "error: A world must be one of webshop, got 'webshob'." in done.stderr
 
 
 def test_help_shows_every_option_with_its_text():
     output = " ".join(run(sys.executable, "examples/train_webshop.py", "--help").split())
     for text in ("--sdar_coef", "Weight of the self-distillation loss", "--gate_beta", "--max_turns", "--lora_r"):
         assert text in output
+    assert "--data_dir" in output and "--human_goals" in output
 
 
-def test_the_configurations_parse():
+@pytest.fixture
+def parse(monkeypatch):
+    """Arguments of the WebShop script, as it reads them."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    from common import parse
+    from train_webshop import DEMO, WebShop
+
+    return lambda *args: parse(WebShop, DEMO, list(args))
+
+
+@pytest.mark.parametrize(
+    ("options", "folder"),
+    [
+        ((), "outputs/demo"),
+        (("--method", "grpo"), "outputs/demo_grpo"),
+        (("--history", "window"), "outputs/demo_window"),
+        (("--method", "rlsd", "--history", "window"), "outputs/demo_rlsd_window"),
+        (("--method", "grpo", "--output_dir", "outputs/demo"), "outputs/demo"),
+    ],
+)
+def test_another_method_or_history_leaves_the_demos_results_alone(parse, options, folder):
+    _, _, config, _ = parse(*options)
+    assert config.output_dir == folder
+
+
+def test_limits_are_those_given_else_the_policys_else_the_worlds(parse, tmp_path):
+    def limits(*options):
+        _, _, config, _ = parse(*options)
+        return {name: getattr(config, name) for name in policy_limits("tiny")}
+
+    tiny, world = policy_limits("tiny"), load_world("webshop").limits
+    assert limits() == limits("--model_name_or_path", TINY_POLICY) == tiny
+    assert limits("--model_name_or_path", "smollm2") == world
+    assert limits("--max_turns", "3") == {**tiny, "max_turns": 3}
+    (tmp_path / "config.yaml").write_text("model_name_or_path: smollm2\nmax_turns: 4")
+    assert limits("--config", str(tmp_path / "config.yaml")) == {**world, "max_turns": 4}
+
+
+def test_the_worlds_arguments_reach_dataset_and_environment(parse):
+    _, world, _, _ = parse("--reward", "success")
+    assert world.environment_factory().reward == "success"
+
+
+def test_the_configurations_parse(parse):
     for path in (ROOT / "examples" / "accelerate_configs").glob("*.yaml"):
         assert yaml.safe_load(path.read_text())["compute_environment"] == "LOCAL_MACHINE"
-    from trl import ModelConfig, TrlParser
-
-    sys.path.insert(0, str(ROOT / "examples"))
-    from train_webshop import ScriptArguments
-
-    from sdar_trl import SDARConfig
-
     for path in (ROOT / "examples" / "configs").glob("*.yaml"):
-        parser = TrlParser((ScriptArguments, SDARConfig, ModelConfig))
-        _, config, _ = parser.parse_args_and_config(["--config", str(path), "--bf16", "false"])
+        _, _, config, _ = parse("--config", str(path), "--bf16", "false")
         assert config.num_generations == 8
+        assert config.output_dir == f"outputs/{path.stem}"
 
 
 def test_two_processes_without_a_gpu_are_two(tmp_path):

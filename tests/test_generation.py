@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from peft import LoraConfig
+from steps import ids_and_mask
 from toys import CountingEnv
 from transformers import (
     AutoModelForCausalLM,
@@ -81,7 +82,7 @@ def conversations(model, reuse_cache, stop_ids=(7,), **sampling):
     torch.manual_seed(1)
     for turn in range(5 if model.num_parameters() < 1e6 else 3):
         histories = [list(rows[i]) for i in running]
-        responses, _ = generator(histories)
+        responses, _ = generator.generate(histories)
         played.append((histories, responses))
         for i, response in zip(running, responses, strict=True):
             rows[i] += response + text(1, 30)
@@ -156,15 +157,15 @@ def test_a_batch_that_continues_nothing_starts_anew():
     cached, plain = with_and_without_reuse()
     first, second = [[11, 12, 13], [21, 22]], [[21, 22, 23, 24], [11, 12, 13, 14]]
     for rows in (first, second, first):
-        assert cached(rows) == plain(rows)
+        assert cached.generate(rows) == plain.generate(rows)
 
 
 def test_a_row_shorter_than_anothers_observation_is_computed_anew():
     cached, plain = with_and_without_reuse()
     rows = [[11, 12, 13], [*range(20, 80)]]
     for observations in ([[21], [*range(100, 199)]], [[*range(100, 199)], [21]], [[22], [23]]):
-        responses = cached(rows)
-        assert responses == plain(rows)
+        responses = cached.generate(rows)
+        assert responses == plain.generate(rows)
         rows = [row + r + text for row, r, text in zip(rows, responses[0], observations, strict=True)]
 
 
@@ -225,7 +226,7 @@ def rollouts(random_model_folder, tasks, skills, make_config):
         torch.manual_seed(3)
         rows = [{**tasks[index], "length": length} for index, length in enumerate((6, 1, 4, 2))]
         trainer._generate_and_score_completions(rows)
-        return trainer, [episode.row(0) for episode in trainer._episodes]
+        return trainer, [ids_and_mask(episode) for episode in trainer.episodes]
 
     return play
 
@@ -236,39 +237,39 @@ def test_the_trainer_samples_the_same_with_and_without_reuse(lora, rollouts, mon
         return LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False) if lora else None
 
     widths = []
-    generate = CachedGenerator.__call__
+    generate = CachedGenerator.generate
 
     def spy(self, ids):
         result = generate(self, ids)
         widths.append(self._cache.get_seq_length())
         return result
 
-    monkeypatch.setattr(CachedGenerator, "__call__", spy)
+    monkeypatch.setattr(CachedGenerator, "generate", spy)
     torch.manual_seed(0)
     trainer, with_reuse = rollouts(adapter(), gradient_checkpointing=True)
     torch.manual_seed(0)
     _, without = rollouts(adapter(), gradient_checkpointing=True, reuse_cache=False)
     assert len(widths) == 6 and widths == sorted(widths)
-    assert [row["completion_ids"] for row in with_reuse] == [row["completion_ids"] for row in without]
+    assert with_reuse == without
     assert trainer.model.is_gradient_checkpointing
-    assert trainer._generator._cache is None  # it does not outlive the rollout
+    assert trainer.rollout.backend.cached._cache is None  # it does not outlive the rollout
 
 
 def test_the_cache_goes_when_a_rollout_fails(rollouts, tasks, monkeypatch):
     trainer, _ = rollouts()
     calls = iter(range(3))
-    generate = trainer.rollout.generate
+    generate = trainer.rollout.backend.generate
 
     def fails(ids):
         if next(calls) == 2:
-            assert trainer._generator._cache is not None
+            assert trainer.rollout.backend.cached._cache is not None
             raise RuntimeError("out of memory")
         return generate(ids)
 
-    trainer.rollout.generate = fails
+    trainer.rollout.backend.generate = fails
     with pytest.raises(RuntimeError, match="out of memory"):
         trainer.rollout.play([{**tasks[0], "length": 9}])
-    assert trainer._generator._cache is None
+    assert trainer.rollout.backend.cached._cache is None
 
 
 def test_a_cap_on_the_cache_splits_the_batch_into_waves(tokenizer, random_model_folder, tasks):
@@ -276,19 +277,20 @@ def test_a_cap_on_the_cache_splits_the_batch_into_waves(tokenizer, random_model_
     rollout = policy_rollout(
         model, tokenizer, CountingEnv, temperature=0, max_response_length=8, max_completion_length=96
     )
-    together = [episode.row(0) for episode in rollout.play(list(tasks))]
+    together = [ids_and_mask(episode) for episode in rollout.play(list(tasks))]
     sizes, tokens = [], []
-    generator = rollout.generate
+    generator = rollout.backend
+    generate = generator.generate
 
     def spy(ids):
-        result = generator(ids)
+        result = generate(ids)
         sizes.append(len(ids))
         tokens.append(len(ids) * generator._cache.get_seq_length())
         return result
 
-    rollout.generate = spy
-    rollout.max_cache_tokens = 3 * (len(together[0]["prompt_ids"]) + 5 + 96)
-    assert [episode.row(0) for episode in rollout.play(list(tasks))] == together
+    rollout.backend.generate = spy
+    rollout.max_cache_tokens = 3 * (len(together[0][0]) + 5 + 96)
+    assert [ids_and_mask(episode) for episode in rollout.play(list(tasks))] == together
     assert sizes == [3, 2, 1, 3, 2, 1, 2, 1]
     assert max(tokens) <= rollout.max_cache_tokens
     rollout.max_cache_tokens = 1
@@ -312,9 +314,10 @@ def test_a_turn_ends_with_the_templates_token_though_the_tokenizers_end_is_anoth
 def test_a_process_whose_episodes_have_ended_generates_along(rollouts):
     trainer, _ = rollouts()
     turns = iter([1, 1, 0])
-    trainer.rollout.any_running = lambda count: bool(next(turns))
+    trainer.rollout.backend.any_running = lambda count: bool(next(turns))
     calls = []
-    trainer.rollout.generate = lambda ids: calls.append(ids) or trainer._generate_turn(ids)
+    generate = trainer.rollout.backend.generate
+    trainer.rollout.backend.generate = lambda ids: calls.append(ids) or generate(ids)
     trainer.rollout.play([])
     assert calls == [[], []]
 
@@ -341,13 +344,13 @@ class Engine:
 def test_vllm_goes_through_trls_own_method_with_one_weight_sync_a_rollout(rollouts, tokenizer, tasks):
     trainer, _ = rollouts()
     response = tokenizer("e<|im_end|>", add_special_tokens=False)["input_ids"]
-    trainer.use_vllm, trainer._last_loaded_step, trainer._generator = True, -1, None
+    trainer.use_vllm, trainer._last_loaded_step, trainer.rollout.backend.cached = True, -1, None
     trainer.vllm_generation = Engine(response)
     trainer.vllm_importance_sampling_correction = False
     trainer._generate_and_score_completions([{**tasks[0], "length": length} for length in (3, 1, 2, 3)])
     assert trainer.vllm_generation.syncs == 1
     assert [len(prompts) for prompts in trainer.vllm_generation.prompts] == [4, 3, 2]
-    assert trainer._episodes[0].turns[0].logprobs == [-0.5] * len(response)
+    assert trainer.episodes[0].turns[0].logprobs == [-0.5] * len(response)
 
 
 def test_continuous_batching_goes_through_trls_own_method(rollouts, tokenizer, tasks, monkeypatch):
@@ -362,7 +365,7 @@ def test_continuous_batching_goes_through_trls_own_method(rollouts, tokenizer, t
         batches.append(len(prompts))
         return dict.fromkeys(range(len(prompts)), Output)
 
-    trainer.use_transformers_continuous_batching, trainer._generator = True, None
+    trainer.use_transformers_continuous_batching, trainer.rollout.backend.cached = True, None
     trainer.continuous_batching_config = None
     monkeypatch.setattr(trainer.model, "generate_batch", generate_batch, raising=False)
     trainer._generate_and_score_completions([{**tasks[0], "length": length} for length in (3, 1, 2, 3)])

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from steps import gradients, scored_batch
+from steps import gradients, scored_batch, teacher_prompts_of
 from trl import GRPOConfig
 
 from sdar_trl import SDARConfig, SDARTrainer, SkillLibrary
-from sdar_trl.divergences import FULL_DIVERGENCES, top_k_divergence
 from sdar_trl.envs import WebShopEnv
 from sdar_trl.evaluation import evaluate_trainer
 from sdar_trl.losses import GATES
 from sdar_trl.methods import METHODS
-from sdar_trl.tiny import TINY_POLICY
+from sdar_trl.policies import TINY_POLICY
+from sdar_trl.vocabulary import FULL_DIVERGENCES, top_k_divergence
 
 
 LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"]}
@@ -127,7 +127,7 @@ def test_the_student_reads_skills_when_it_is_told_to(
     for training, expected in ((True, in_train), (False, in_eval)):
         trainer.model.train(training)
         trainer._generate_and_score_completions([dict(trainer.train_dataset[0])] * 4)
-        for episode in trainer._episodes:
+        for episode in trainer.episodes:
             assert ("say every number." in tokenizer.decode(episode.prompt_ids)) == bool(expected)
 
 
@@ -241,7 +241,7 @@ def test_the_gradient_over_the_vocabulary_is_grpos_plus_the_dense_formulas(
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
     attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
     length = inputs["completion_ids"].size(1)
-    teacher_prompts = trainer._prompts_with_context(trainer._episodes)
+    teacher_prompts = teacher_prompts_of(trainer)
     encoded = [
         trainer.processing_class.apply_chat_template(p, add_generation_prompt=True, return_dict=False)
         for p in teacher_prompts
@@ -292,7 +292,7 @@ def test_off_policy_the_teacher_keeps_the_output_layer_it_was_run_with(make_trai
     )
     inputs = scored_batch(trainer)
     head = trainer.model.get_output_embeddings().weight
-    kept = trainer._vocabulary_divergence.teacher_weight
+    kept = trainer.distillation.divergence.teacher_weight
     assert torch.equal(kept, head)
     before = trainer.compute_loss(trainer.model, inputs).item()
     with torch.no_grad():

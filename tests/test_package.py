@@ -18,7 +18,7 @@ def test_the_wheel_holds_the_skills_the_embedded_policy_and_the_type_marker(tmp_
     [wheel] = tmp_path.glob("*.whl")
     assert wheel.name == f"sdar_trl-{sdar_trl.__version__}-py3-none-any.whl"
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("py.typed", "skills/bundled/webshop/general/SKILL.md", "tiny_policy/model.safetensors"):
+    for name in ("py.typed", "skills/bundled/webshop/general/SKILL.md", "policies/tiny/model.safetensors"):
         assert f"sdar_trl/{name}" in names
     assert not any(name.startswith(("tests/", "examples/")) for name in names)
 
@@ -27,8 +27,14 @@ def test_the_public_names_are_there():
     assert all(hasattr(sdar_trl, name) for name in sdar_trl.__all__)
 
 
-def test_environments_and_skills_know_neither_torch_nor_trl():
-    for room in ("sdar_trl.envs", "sdar_trl.skills"):
+def test_environments_skills_and_names_of_policies_know_neither_torch_nor_trl():
+    for room in (
+        "sdar_trl.envs",
+        "sdar_trl.envs.workers",
+        "sdar_trl.envs.webshop",
+        "sdar_trl.skills",
+        "sdar_trl.policies",
+    ):
         code = (
             f"import importlib, sys; importlib.import_module({room!r}); "
             "assert not {'torch', 'trl', 'transformers'} & set(sys.modules)"

@@ -1,12 +1,14 @@
 """Episodes as they are played and as they become training rows."""
 
 import pytest
+from steps import ids_and_mask, only_row
 from toys import CountingEnv
 from transformers import AutoModelForCausalLM
 
+from sdar_trl import StopReason
 from sdar_trl.chat import Chat
 from sdar_trl.evaluation import policy_rollout
-from sdar_trl.rollout import Rollout, StopReason
+from sdar_trl.rollout import Rollout
 
 
 class Spy:
@@ -16,11 +18,17 @@ class Spy:
         self.responses = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         self.calls, self.returned, self.logprobs = [], [], logprobs
 
-    def __call__(self, ids):
+    def generate(self, ids):
         self.calls.append(ids)
         sampled = [self.responses[(len(self.calls) + i) % len(self.responses)] for i in range(len(ids))]
         self.returned.append(sampled)
         return sampled, [[-0.5] * len(s) for s in sampled] if self.logprobs else None
+
+    def any_running(self, count):
+        return count > 0
+
+    def end(self):
+        pass
 
 
 def make_rollout(tokenizer, generate, **limits):
@@ -31,7 +39,7 @@ def make_rollout(tokenizer, generate, **limits):
 def sampled_segments(row):
     """The runs of completion ids that the mask marks as sampled."""
     segments, previous = [], 0
-    for token, mask in zip(row["completion_ids"], row["env_mask"], strict=True):
+    for token, mask in zip(row.completion_ids, row.mask, strict=True):
         if mask and not previous:
             segments.append([])
         if mask:
@@ -50,7 +58,7 @@ def test_the_mask_marks_exactly_what_generate_returned(tokenizer, tasks):
             returned[index].append(ids)
         running = [index for index in running if tasks[index]["length"] > turn]
     for index, episode in enumerate(episodes):
-        assert sampled_segments(episode.row(0)) == returned[index]
+        assert sampled_segments(only_row(episode)) == returned[index]
 
 
 def test_no_id_is_ever_encoded_again(tokenizer, tasks):
@@ -64,8 +72,8 @@ def test_no_id_is_ever_encoded_again(tokenizer, tasks):
     for before, after in zip(generate.calls, generate.calls[1:], strict=False):
         expected = before[0] + generate.responses[0]
         assert after[0][: len(expected)] == expected
-    row = episode.row(0)
-    assert (row["prompt_ids"] + row["completion_ids"])[: len(generate.calls[-1][0])] == generate.calls[-1][0]
+    row = only_row(episode)
+    assert (row.prompt_ids + row.completion_ids)[: len(generate.calls[-1][0])] == generate.calls[-1][0]
 
 
 def test_the_conversation_reads_like_the_chat_template_rendered_in_one_go(tokenizer, tasks):
@@ -80,15 +88,15 @@ def test_the_conversation_reads_like_the_chat_template_rendered_in_one_go(tokeni
         {"role": "user", "content": "now at 2"},
         {"role": "assistant", "content": "yes e"},
     ]
-    row = episode.row(0)
-    text = tokenizer.decode(row["prompt_ids"] + row["completion_ids"])
+    row = only_row(episode)
+    text = tokenizer.decode(row.prompt_ids + row.completion_ids)
     assert text + "\n" == tokenizer.apply_chat_template(messages, tokenize=False)
 
 
 def test_a_response_cut_before_its_end_is_closed_by_the_environments_text(tokenizer, tasks):
     generate = Spy(tokenizer, ["cut"])
     [episode] = make_rollout(tokenizer, generate).play([{**tasks[0], "length": 2}])
-    assert episode.turns[1].observation_ids[0] == tokenizer.eos_token_id
+    assert episode.turns[1].new_ids[0] == tokenizer.eos_token_id
     assert tokenizer.eos_token_id not in episode.turns[0].response_ids
 
 
@@ -116,10 +124,10 @@ def test_an_episode_says_why_it_ended(tokenizer, tasks):
 def test_an_episode_never_outgrows_its_budget_or_the_context(tokenizer, tasks):
     task = {**tasks[0], "length": 99}
     [episode] = make_rollout(tokenizer, Spy(tokenizer), max_turns=99, max_completion_length=60).play([task])
-    assert 30 <= len(episode.row(0)["completion_ids"]) <= 60
+    assert 30 <= len(only_row(episode).completion_ids) <= 60
     [episode] = make_rollout(tokenizer, Spy(tokenizer), max_turns=99, context_length=100).play([task])
-    row = episode.row(0)
-    assert 60 <= len(row["prompt_ids"]) + len(row["completion_ids"]) <= 100
+    row = only_row(episode)
+    assert 60 <= len(row.prompt_ids) + len(row.completion_ids) <= 100
 
 
 def test_a_prompt_that_leaves_no_room_for_a_response_is_an_error_with_the_lengths(tokenizer, tasks):
@@ -131,9 +139,9 @@ def test_a_failed_environment_costs_its_own_episode_only(tokenizer, tasks):
     rows = [{**tasks[0], "length": 5, "fails_at": fails_at} for fails_at in (None, 3, 0, None)]
     episodes = make_rollout(tokenizer, Spy(tokenizer)).play(rows)
     assert [episode.stop_reason.value for episode in episodes] == ["won", "env_error", "env_error", "won"]
-    assert sum(episodes[1].row(0)["env_mask"]) == 0
-    assert episodes[2].row(7)["completion_ids"] == [7]
-    assert episodes[0].row(0) == episodes[3].row(0)
+    assert sum(only_row(episodes[1]).mask) == 0
+    assert only_row(episodes[2], 7).completion_ids == [7]
+    assert ids_and_mask(episodes[0]) == ids_and_mask(episodes[3])
 
 
 def test_environments_are_reused_but_never_after_a_failure(tokenizer, tasks):
@@ -155,8 +163,8 @@ def test_environments_are_reused_but_never_after_a_failure(tokenizer, tasks):
 
 def test_logprobs_of_the_backend_stay_with_their_tokens(tokenizer, tasks):
     [episode] = make_rollout(tokenizer, Spy(tokenizer, logprobs=True)).play([{**tasks[0], "length": 2}])
-    row = episode.row(0)
-    assert [logprob == -0.5 for logprob in row["logprobs"]] == [mask == 1 for mask in row["env_mask"]]
+    row = only_row(episode)
+    assert [logprob == -0.5 for logprob in row.logprobs] == [mask == 1 for mask in row.mask]
 
 
 def test_a_prompt_that_is_no_conversation_is_refused(tokenizer):
@@ -176,7 +184,7 @@ def test_a_real_model_plays_and_greedy_play_repeats_itself(tokenizer, random_mod
     model = AutoModelForCausalLM.from_pretrained(random_model_folder)
     rollout = policy_rollout(model, tokenizer, CountingEnv, temperature=0, max_response_length=8)
     first, second = rollout.play(list(tasks)), rollout.play(list(tasks))
-    assert [e.row(0) for e in first] == [e.row(0) for e in second]
+    assert [ids_and_mask(e) for e in first] == [ids_and_mask(e) for e in second]
     assert [len(e.turns) for e in first] == [task["length"] for task in tasks]
 
 
@@ -185,4 +193,4 @@ def test_a_template_without_a_special_token_after_the_assistant_is_refused(token
     plain = type(tokenizer).from_pretrained(tokenizer.name_or_path)
     plain.chat_template = template
     with pytest.raises(ValueError, match="end an assistant turn with a special token"):
-        Chat(plain)
+        make_rollout(plain, Spy(tokenizer))

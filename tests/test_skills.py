@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from sdar_trl import KeywordRetriever, Skill, SkillLibrary
 from sdar_trl.envs import WebShopEnv
+from sdar_trl.policies import TINY_POLICY
 from sdar_trl.skills import (
     BM25Retriever,
     EmbeddingRetriever,
@@ -24,7 +25,6 @@ from sdar_trl.skills import (
     format_skills,
 )
 from sdar_trl.skills.library import BUNDLED
-from sdar_trl.tiny import TINY_POLICY
 
 
 GOOD = "---\nname: {name}\ndescription: what it is\nkeywords: [shoe, boot]\n---\nWear both.\n"

@@ -3,7 +3,8 @@
 import pytest
 from jinja2.exceptions import TemplateError
 
-from sdar_trl.teacher import add_context, default_system_text, fit_teacher_rows
+from sdar_trl.chat import Chat
+from sdar_trl.teacher import fit_teacher_rows
 
 
 CONTEXT = "# Skills\n\nBe kind."
@@ -29,9 +30,10 @@ def with_template(tokenizer, template):
 @pytest.mark.parametrize(("template", "default"), [(WITH_DEFAULT, "You are helpful."), (WITHOUT_DEFAULT, "")])
 def test_the_templates_own_system_text_is_kept_in_both_rows(tokenizer, template, default):
     tokenizer = with_template(tokenizer, template)
-    assert default_system_text(tokenizer) == default
+    chat = Chat(tokenizer)
+    assert chat.default_system == default
     student = tokenizer.apply_chat_template([USER], tokenize=False)
-    teacher = tokenizer.apply_chat_template(add_context([USER], CONTEXT, "system", default), tokenize=False)
+    teacher = tokenizer.apply_chat_template(chat.with_context([USER], CONTEXT), tokenize=False)
     assert teacher.count("<|im_start|>system") == 1
     if default:
         assert teacher == student.replace(default, f"{default}\n\n{CONTEXT}")
@@ -41,21 +43,21 @@ def test_the_templates_own_system_text_is_kept_in_both_rows(tokenizer, template,
 
 def test_a_template_without_a_system_role_is_refused_with_the_way_out(tokenizer):
     with pytest.raises(ValueError, match='context_role="user"') as error:
-        default_system_text(with_template(tokenizer, WITHOUT_SYSTEM))
+        Chat(with_template(tokenizer, WITHOUT_SYSTEM)).with_context([USER], CONTEXT)
     assert isinstance(error.value.__cause__, TemplateError)
 
 
-def test_the_context_is_appended_to_a_system_message_that_is_there():
+def test_the_context_is_appended_to_a_system_message_that_is_there(tokenizer):
     messages = [{"role": "system", "content": "Rules."}, USER]
-    assert add_context(messages, CONTEXT, "system", "unused") == [
+    assert Chat(with_template(tokenizer, WITH_DEFAULT)).with_context(messages, CONTEXT) == [
         {"role": "system", "content": f"Rules.\n\n{CONTEXT}"},
         USER,
     ]
     assert messages[0]["content"] == "Rules."
 
 
-def test_an_empty_context_changes_nothing():
-    assert add_context([USER], "", "system", "default") == [USER]
+def test_an_empty_context_changes_nothing(tokenizer):
+    assert Chat(with_template(tokenizer, WITHOUT_SYSTEM)).with_context([USER], "") == [USER]
 
 
 def test_a_row_fits_whole_or_not_at_all():

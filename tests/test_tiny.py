@@ -9,11 +9,11 @@ from transformers import AutoModelForCausalLM
 from sdar_trl import SkillLibrary
 from sdar_trl.chat import Chat
 from sdar_trl.envs import WebShopEnv
-from sdar_trl.evaluation import episode_record, evaluate, policy_rollout, summarize
-from sdar_trl.tiny import (
+from sdar_trl.evaluation import evaluate, policy_rollout, summarize
+from sdar_trl.policies import TINY_POLICY, policy_limits, policy_path
+from sdar_trl.policies.tiny import (
     ERRORS,
     MAX_TURNS,
-    TINY_POLICY,
     new_policy,
     scripted_episode,
     scripted_response,
@@ -24,16 +24,22 @@ from sdar_trl.tiny import (
 
 def test_the_policy_shops_better_with_skills_than_without_by_ten_points_and_more(tokenizer):
     model = AutoModelForCausalLM.from_pretrained(TINY_POLICY, dtype="float32")
-    rollout = policy_rollout(
-        model, tokenizer, WebShopEnv, max_turns=MAX_TURNS, max_response_length=20, max_completion_length=800
-    )
+    rollout = policy_rollout(model, tokenizer, WebShopEnv, **policy_limits("tiny"))
     panel = WebShopEnv.dataset("test").select(range(128))
     without, with_skills = (
-        summarize([episode_record(episode) for episode in evaluate(rollout, panel, skills=library)]).success
+        summarize(evaluate(rollout, panel, skills=library)).success
         for library in (None, SkillLibrary.bundled("webshop"))
     )
     assert with_skills - without >= 0.10
     assert 0.05 < without < 0.6
+
+
+def test_the_policy_carries_its_limits_and_others_have_none():
+    assert policy_path("tiny") == TINY_POLICY and policy_path("a/model") == "a/model"
+    limits = policy_limits("tiny")
+    assert limits == policy_limits(TINY_POLICY) == {**limits, "max_turns": MAX_TURNS}
+    assert set(limits) == {"max_turns", "max_response_length", "max_completion_length"}
+    assert policy_limits("smollm2") == policy_limits("outputs/demo") == {}
 
 
 def test_the_policy_is_small():

@@ -7,16 +7,16 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from steps import gradients, scored_batch
-from toys import CalculatorEnv, CountingEnv
+from steps import gradients, only_row, scored_batch
+from toys import CalculatorEnv, CountingEnv, Scripted
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+from trl_hooks import ATTRIBUTES, DIVERGENCE_KERNEL, TRL_HOOKS
 
 from sdar_trl import SDARConfig, SDARTrainer
 from sdar_trl.chat import Chat
 from sdar_trl.rollout import Rollout
-from sdar_trl.trl_hooks import ATTRIBUTES, DIVERGENCE_KERNEL, TRL_HOOKS
 
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
@@ -76,16 +76,21 @@ def test_with_coefficient_zero_it_is_grpo_to_the_bit(
         rollout = Rollout(
             CountingEnv,
             Chat(tokenizer),
-            lambda ids: trainer._generate_single_turn(ids, None, {}, 1),
+            Scripted(lambda ids: trainer._generate_single_turn(ids, None, {}, 1)),
             max_turns=4,
             max_response_length=8,
             max_completion_length=96,
             context_length=1024,
         )
         episodes = rollout.play([by_prompt[prompt[0]["content"]] for prompt in prompts])
-        rows = [episode.row(tokenizer.pad_token_id) for episode in episodes]
-        output = {key: [row[key] for row in rows] for key in ("prompt_ids", "completion_ids", "env_mask")}
-        return {**output, "logprobs": None, "gain": [e.episode_return - 0.1 * e.invalid_actions for e in episodes]}
+        rows = [only_row(episode) for episode in episodes]
+        output = {key: [getattr(row, key) for row in rows] for key in ("prompt_ids", "completion_ids")}
+        return {
+            **output,
+            "env_mask": [row.mask for row in rows],
+            "logprobs": None,
+            "gain": [e.episode_return - 0.1 * e.invalid_actions for e in episodes],
+        }
 
     def reward(gain, **_):
         return gain
@@ -137,20 +142,20 @@ def test_the_gradient_is_grpos_plus_the_formulas(loss_type, make_trainer, make_c
 
     # the formula, from the episodes
     rows, teacher_rows, masks = [], [], []
-    for episode in trainer._episodes:
-        row = episode.row(tokenizer.pad_token_id)
+    for episode in trainer.episodes:
+        row = only_row(episode)
         names = [skill.name for skill in skills if skill.always or episode.task["task_type"] in skill.task_types]
         text = "\n\n".join(["# Skills", *(f"## {s.name}\n{s.body}" for s in skills if s.name in names)])
-        system, *rest = episode.task["prompt"]
+        system, *rest = episode.prompt
         prompt = tokenizer.apply_chat_template(
             [{"role": "system", "content": f"{system['content']}\n\n{text}"}, *rest],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
         )
-        rows.append((row["prompt_ids"], row["completion_ids"]))
-        teacher_rows.append((prompt, row["completion_ids"]))
-        masks.append(torch.tensor(row["env_mask"]))
+        rows.append((row.prompt_ids, row.completion_ids))
+        teacher_rows.append((prompt, row.completion_ids))
+        masks.append(torch.tensor(row.mask))
     trainer.model.zero_grad()
     student = independent_logps(trainer.model, rows)
     with torch.no_grad():
@@ -233,7 +238,7 @@ def test_the_teachers_row_is_the_students_with_the_skills_inside_the_system_mess
     assert torch.equal(teacher_ids[:, -length:], inputs["completion_ids"])
     assert torch.equal(teacher_mask[:, -length:], inputs["completion_mask"])
     seen = set()
-    for row, mask, episode in zip(teacher_ids, teacher_mask, trainer._episodes, strict=True):
+    for row, mask, episode in zip(teacher_ids, teacher_mask, trainer.episodes, strict=True):
         teacher = tokenizer.decode(row[:-length][mask[:-length].bool()])
         student = tokenizer.decode(episode.prompt_ids)
         advice = {"even": "even tasks want calm.", "odd": "odd tasks want courage."}
@@ -249,8 +254,8 @@ def test_the_teachers_row_is_the_students_with_the_skills_inside_the_system_mess
 def test_skill_text_never_reaches_the_student(make_trainer, tokenizer):
     trainer = make_trainer()
     trainer.train()
-    for episode in trainer._episodes:
-        text = tokenizer.decode(episode.prompt_ids + episode.row(0)["completion_ids"])
+    for episode in trainer.episodes:
+        text = tokenizer.decode(episode.prompt_ids + only_row(episode).completion_ids)
         assert not any(word in text for word in ("skills", "calm", "courage", "say every number"))
 
 
@@ -300,7 +305,7 @@ def test_an_environment_that_raises_leaves_the_other_episodes_gradients_as_they_
         trainer.model.train()
         texts = ["e<|im_end|>", "ee e<|im_end|>", "no<|im_end|>", "e no<|im_end|>"]
         ids = [trainer.processing_class(text, add_special_tokens=False)["input_ids"] for text in texts]
-        trainer.rollout.generate = lambda running: ([ids[i] for i in range(len(running))], None)
+        trainer.rollout.backend.generate = lambda running: ([ids[i] for i in range(len(running))], None)
         rows = [{**tasks[0], "length": 4, "fails_at": fails_at if i == 3 else None} for i in range(num_generations)]
         return trainer, trainer._generate_and_score_completions(rows)
 
@@ -321,7 +326,10 @@ def test_the_reward_is_the_return_minus_the_penalty_and_other_rewards_add_to_it(
 
     config = make_config(reward_weights=[10.0], invalid_action_penalty=0.25)
     trainer = make_trainer(config, reward_funcs=twice, train_dataset=tasks.select([1]))
-    trainer.rollout.generate = lambda running: ([[trainer.eos_token_ids[0]]] * len(running), None)  # empty: invalid
+    trainer.rollout.backend.generate = lambda running: (
+        [[trainer.eos_token_ids[0]]] * len(running),
+        None,
+    )  # empty: invalid
     scored_batch(trainer)
     metrics = trainer._metrics["train"]
     assert metrics["rewards/CountingEnv/mean"] == [-0.5]
@@ -408,7 +416,7 @@ def test_lora_trains_and_its_adapter_loads(make_trainer, make_config, tmp_path, 
 def test_trl_evaluation_works_and_weighs_all_episodes_alike(make_trainer, make_config, tasks):
     config = make_config(per_device_eval_batch_size=6, num_generations_eval=1)
     trainer = make_trainer(config, eval_dataset=tasks)  # 8 tasks in batches of 6 and 2
-    trainer.rollout.generate = lambda running: (
+    trainer.rollout.backend.generate = lambda running: (
         [trainer.processing_class("e", add_special_tokens=False)["input_ids"]] * len(running),
         None,
     )

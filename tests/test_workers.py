@@ -6,12 +6,13 @@ import os
 import time
 
 import pytest
-from toys import CountingEnv, HastyProcessEnv, ProcessEnv, ThreadEnv
+from steps import ids_and_mask, only_row
+from toys import CountingEnv, HastyProcessEnv, ProcessEnv, Scripted, ThreadEnv
 
 from sdar_trl.chat import Chat
 from sdar_trl.envs import Step, check_env
 from sdar_trl.envs.workers import start_worker
-from sdar_trl.rollout import Rollout, environment_reward, is_text_environment
+from sdar_trl.rollout import Rollout, environment_kinds, return_reward
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def make_rollout(tokenizer):
 
     def make(factory, generate=lambda ids: ([response] * len(ids), None)):
         limits = {"max_turns": 9, "max_response_length": 8, "max_completion_length": 500}
-        rollouts.append(Rollout(factory, Chat(tokenizer), generate, **limits))
+        rollouts.append(Rollout(factory, Chat(tokenizer), Scripted(generate), **limits))
         return rollouts[-1]
 
     yield make
@@ -37,7 +38,7 @@ def rows(tasks, *changes):
 def test_an_environment_in_a_process_plays_as_one_inline(make_rollout, tasks):
     inline = make_rollout(CountingEnv).play(list(tasks))
     apart = make_rollout(ProcessEnv).play(list(tasks))
-    assert [episode.row(0) for episode in apart] == [episode.row(0) for episode in inline]
+    assert [ids_and_mask(episode) for episode in apart] == [ids_and_mask(episode) for episode in inline]
     pids = {episode.info["pid"] for episode in apart}
     assert len(pids) == len(tasks) and os.getpid() not in pids
 
@@ -56,7 +57,7 @@ def test_a_process_that_dies_costs_its_own_episode_and_is_replaced(make_rollout,
     rollout = make_rollout(ProcessEnv)
     episodes = rollout.play(rows(tasks, {}, {"dies_at": 2}, {}))
     assert [episode.stop_reason.value for episode in episodes] == ["won", "env_error", "won"]
-    assert len(episodes[1].turns) == 2 and sum(episodes[1].row(0)["env_mask"]) == 0
+    assert len(episodes[1].turns) == 2 and sum(only_row(episodes[1]).mask) == 0
     again = rollout.play(rows(tasks, {}, {}, {}))
     assert all(episode.success for episode in again)
     assert {episodes[0].info["pid"], episodes[2].info["pid"]} < {episode.info["pid"] for episode in again}
@@ -101,8 +102,9 @@ def test_processes_are_closed_when_the_policy_fails(make_rollout, tasks):
 
 def test_what_kind_of_environment_is_made_is_seen_without_making_one():
     factory = functools.partial(ProcessEnv, broken=True)
-    assert is_text_environment(factory)
-    assert environment_reward(factory).__name__ == "ProcessEnv"
+    kinds = environment_kinds(factory)
+    assert kinds == {None: ProcessEnv}
+    assert return_reward(kinds, 0.1).__name__ == "ProcessEnv"
 
 
 def test_training_closes_the_environments(make_config, random_model_folder, tasks, skills):

@@ -1,7 +1,27 @@
-"""Text environments. They know neither torch nor TRL."""
+"""Text environments, and the worlds that they belong to. They know neither torch nor TRL."""
 
-from .base import Step, TextEnv, check_env, parse_tag
-from .webshop import WebShopEnv
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .base import Step, TextEnv, parse_tag
+from .check import check_env
+from .worlds import World, load_world, world_class
 
 
-__all__ = ["Step", "TextEnv", "WebShopEnv", "check_env", "parse_tag"]
+if TYPE_CHECKING:
+    from .webshop import WebShopEnv
+
+__all__ = ["Step", "TextEnv", "WebShopEnv", "World", "check_env", "load_world", "parse_tag", "world_class"]
+
+_ENVIRONMENTS = {"WebShopEnv": "webshop"}
+
+
+# Loaded when asked for: no environment pays for another's packages.
+def __getattr__(name: str) -> Any:
+    if name not in _ENVIRONMENTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_ENVIRONMENTS[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

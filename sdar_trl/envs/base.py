@@ -1,8 +1,6 @@
-"""What a text environment is, and a check that one behaves."""
+"""What a text environment is. docs/environments.md shows a complete one."""
 
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,25 +13,29 @@ class Step:
     Args:
         observation (`str`):
             What the policy reads next.
-        reward (`float`):
+        reward (`float`, *optional*, defaults to `0.0`):
             Reward of this turn.
-        terminated (`bool`):
+        terminated (`bool`, *optional*, defaults to `False`):
             Whether the task has come to its own end.
-        truncated (`bool`):
+        truncated (`bool`, *optional*, defaults to `False`):
             Whether the episode was cut short for a reason outside its task.
-        valid (`bool`):
+        valid (`bool`, *optional*, defaults to `True`):
             Whether the response held a legal action.
         info (`dict[str, Any]`, *optional*):
             At the end of an episode: `success` (`bool`), and `score` (`float`) where the environment has one. Whatever
             else is useful.
+        metrics (`dict[str, float]`, *optional*):
+            Numbers of the environment's own, logged as `env/<name>`: the mean over episodes of each episode's last
+            reported value.
     """
 
     observation: str
-    reward: float
-    terminated: bool
-    truncated: bool
-    valid: bool
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+    valid: bool = True
     info: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -41,9 +43,18 @@ class TextEnv(Protocol):
     """
     An environment of text. One instance plays one episode at a time, and is reused.
 
-    It parses the policy's raw response itself. [`check_env`] checks that a class keeps to this protocol. A class may
-    have two attributes more: `parallel`, where its instances run while many are played at once (`"inline"`,
-    `"thread"` or `"process"`), and `timeout`, most seconds of a call; see `sdar_trl/envs/workers.py`.
+    It parses the policy's raw response itself. [`check_env`] checks that a class keeps to this protocol.
+
+    A class may say three things more:
+
+    - `parallel` (`str`): where its instances run while many are played at once: `"inline"` (the default), `"thread"`
+      or `"process"`; see docs/rollouts.md.
+    - `timeout` (`float`): most seconds of a call.
+    - `history(first, past, observation, step) -> str`, a static method: how its history reads under
+      `history="window"`, where the policy reads a window on the episode in place of all of it. It returns what ends
+      the last user message in turn `step` (from 1): `first` is the first observation, `past` the last (observation,
+      response) pairs, oldest first, `observation` the present one. In turn 1, `past` is empty and `observation` is
+      `first`. A class without it gets a plain default.
     """
 
     def reset(self, **task: Any) -> str:
@@ -74,107 +85,3 @@ def parse_tag(response: str, tag: str) -> str | None:
     """
     found = re.findall(rf"<{tag}>((?:(?!<{tag}>).)*?)</{tag}>", response, re.DOTALL)
     return found[-1].strip() if found else None
-
-
-NONSENSE = (
-    "",
-    "no action at all",
-    "<action>",
-    "<action></action>",
-    "<action>fly[away]</action>",
-    "</action>\x00\n<action>\n",
-    "ÿ🛒 " * 1000,
-)
-
-
-def check_env(
-    env: TextEnv,
-    tasks: Iterable[Mapping[str, Any]],
-    max_turns: int = 50,
-    policy: Callable[[str], str] | None = None,
-) -> None:
-    """
-    Check that an environment keeps to the protocol, on tasks of its own. The environment is closed afterwards.
-
-    Args:
-        env ([`TextEnv`]):
-            The environment.
-        tasks (`Dataset` or `list[dict]`):
-            A few rows of its dataset.
-        max_turns (`int`, *optional*, defaults to `50`):
-            Most turns to play in an episode.
-        policy (`Callable[[str], str]`, *optional*):
-            From an observation to a response, able to end an episode in `max_turns`. With it, the end of an episode is
-            checked too; without it, only if nonsense can end one.
-
-    Raises:
-        `AssertionError`: if it does not; the message says what was expected and what was got.
-    """
-    _expect(isinstance(env, TextEnv), "an object with reset, step and close", env)
-    parallel = getattr(env, "parallel", "inline")
-    _expect(parallel in ("inline", "thread", "process"), "`parallel` to be inline, thread or process", parallel)
-    rows = [dict(task) for task in tasks]
-    _expect(bool(rows), "at least one task", rows)
-    for task in rows:
-        first = _call("reset(**task) to accept any column", env.reset, **task, column_of_no_use=None)
-        _expect(isinstance(first, str), "reset(**task) to return the first observation, a str", first)
-
-        for turn in range(max_turns):
-            response = NONSENSE[turn % len(NONSENSE)]
-            step = _call(f"step({response[:40]!r}) not to raise", env.step, response)
-            _check_step(step)
-            _expect(not step.valid, f"valid=False for the response {response[:40]!r}", step)
-            _expect(not step.info.get("success"), f"no success for the response {response[:40]!r}", step)
-            if step.terminated or step.truncated:
-                _check_end(env, step)
-                break
-        again = _call("reset in the middle of an episode to begin another", env.reset, **task)
-        _expect(again == first, f"reset to give the same first observation for the same task, {first!r}", again)
-
-        if policy is None:
-            continue
-        observation = again
-        for _ in range(max_turns):
-            step = env.step(policy(observation))
-            _check_step(step)
-            if step.terminated or step.truncated:
-                _check_end(env, step)
-                break
-            observation = step.observation
-        else:
-            _expect(False, f"the policy to end the episode in {max_turns} turns", "an episode that goes on")
-        again = _call("reset after an episode to begin another", env.reset, **task)
-        _expect(again == first, f"reset after an episode to give the same first observation, {first!r}", again)
-    env.close()
-
-
-def _check_step(step: Any) -> None:
-    _expect(isinstance(step, Step), "step(response) to return a Step", step)
-    _expect(isinstance(step.observation, str), "Step.observation to be a str", step.observation)
-    number = isinstance(step.reward, int | float) and not isinstance(step.reward, bool)
-    _expect(number and math.isfinite(step.reward), "Step.reward to be a finite number", step.reward)
-    for name in ("terminated", "truncated", "valid"):
-        _expect(isinstance(getattr(step, name), bool), f"Step.{name} to be a bool", getattr(step, name))
-    _expect(isinstance(step.info, dict), "Step.info to be a dict", step.info)
-
-
-def _check_end(env: TextEnv, last: Step) -> None:
-    success = last.info.get("success")
-    _expect(isinstance(success, bool), "a bool in Step.info['success'] at the end of an episode", success)
-    try:
-        step = env.step("")
-    except RuntimeError:
-        return
-    _expect(False, "step after the end of an episode to raise RuntimeError", step)
-
-
-def _call(expected: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    try:
-        return function(*args, **kwargs)
-    except Exception as error:
-        raise AssertionError(f"Expected {expected}; got {error!r}.") from error
-
-
-def _expect(condition: bool, expected: str, got: Any) -> None:
-    if not condition:
-        raise AssertionError(f"Expected {expected}; got {got!r}.")

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ..envs.worlds import WORLDS, load_world
 from .library import SkillLibrary, format_skills
 from .retrieval import KeywordRetriever
 
@@ -22,7 +23,7 @@ def load_tasks(name: str, count: int) -> list[dict[str, Any]]:
 
     Args:
         name (`str`):
-            `"webshop"`, or a JSON-lines file of rows with `task_id`, `task_type` and `prompt`.
+            A world's name, e.g. `"webshop"`, or a JSON-lines file of rows with `task_id`, `task_type` and `prompt`.
         count (`int`):
             How many at most.
 
@@ -32,14 +33,14 @@ def load_tasks(name: str, count: int) -> list[dict[str, Any]]:
     Raises:
         `ValueError`: if `name` is neither, or a line is not a JSON object.
     """
-    if name == "webshop":
-        from ..envs import WebShopEnv
-
-        env = WebShopEnv()
-        rows = WebShopEnv.dataset("train").select(range(count))
-        return [{**row, "prompt": env.reset(**row)} for row in rows]
+    if name in WORLDS:
+        world = load_world(name)
+        env, rows = world.environment_factory(), world.dataset("train")
+        tasks = [{**row, "prompt": env.reset(**row)} for row in rows.select(range(min(count, len(rows))))]
+        env.close()
+        return tasks
     if not Path(name).is_file():
-        raise ValueError(f"`--tasks` must be 'webshop' or a JSON-lines file, got {name!r}.")
+        raise ValueError(f"`--tasks` must be a world ({', '.join(WORLDS)}) or a JSON-lines file, got {name!r}.")
     tasks = []
     for number, line in enumerate(Path(name).read_text(encoding="utf-8").splitlines()[:count], 1):
         try:
@@ -117,14 +118,16 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("check", help="Check a folder of skills.")
     command.add_argument("folder", help="The folder.")
-    command.add_argument("--tasks", required=True, help="'webshop', or a JSON-lines file of tasks.")
+    command.add_argument(
+        "--tasks", required=True, help=f"A world ({', '.join(WORLDS)}) or a JSON-lines file of tasks."
+    )
     command.add_argument("--count", type=int, default=500, help="Tasks to look at.")
     command.add_argument("--tokenizer", help="Hub id or folder; words are counted without one.")
     command.add_argument("--show", action="store_true", help="List every task.")
     args = parser.parse_args()
     try:
         missing = check(args.folder, load_tasks(args.tasks, args.count), args.tokenizer, args.show)
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         sys.exit(f"error: {error}")
     sys.exit(1 if missing else 0)
 

@@ -38,9 +38,12 @@ class Retriever:
             By task type and skill: how many episodes it was selected for, and the sum of their returns.
         ranks_all (`bool`):
             Whether `rank` orders the whole library, so that a number of skills has to be set; 1 unless it is.
+        options (`dict[str, str]`):
+            Further parameters of the constructor, and the names of the `SDARConfig` values they take.
     """
 
     ranks_all = False
+    options: Mapping[str, str] = {}
 
     def __init__(self, library: SkillLibrary):
         self.library = library
@@ -88,6 +91,19 @@ class Retriever:
                 entry = by_skill.setdefault(name, [0, 0.0])
                 entry[0] += 1
                 entry[1] += episode_return
+
+    def log_values(self) -> dict[str, float]:
+        """What is logged of the retriever's own state, by name."""
+        return {}
+
+    def totals(self) -> dict[str, tuple[int, float]]:
+        """Of each skill of the library: how many episodes it was selected for, and their mean return."""
+        result = {}
+        for skill in self.library:
+            entries = [by_skill[skill.name] for by_skill in self.statistics.values() if skill.name in by_skill]
+            count = sum(int(entry[0]) for entry in entries)
+            result[skill.name] = (count, sum(entry[1] for entry in entries) / count if count else 0.0)
+        return result
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps; JSON can hold it."""
@@ -142,6 +158,7 @@ class UCBRetriever(Retriever):
     """
 
     ranks_all = True
+    options = {"c": "ucb_c", "per_task_type": "ucb_per_task_type"}
 
     def __init__(self, library: SkillLibrary, c: float = 1.0, per_task_type: bool = True):
         super().__init__(library)
@@ -164,6 +181,14 @@ class UCBRetriever(Retriever):
             for name, count in counts.items()
         }
 
+    def log_values(self) -> dict[str, float]:
+        """What was learned: of each skill, how often it was selected and what the mean return was."""
+        values = {}
+        for name, (count, mean) in self.totals().items():
+            values[f"ucb/{name}/count"] = float(count)
+            values[f"ucb/{name}/mean_return"] = mean
+        return values
+
     def rank(self, task: Mapping[str, Any]) -> list[Skill]:
         bounds = self.bounds(str(task.get("task_type", "all")))
         return sorted(self.special, key=lambda skill: -bounds[skill.name])  # ties in the library's order
@@ -181,6 +206,7 @@ class RandomRetriever(Retriever):
     """
 
     ranks_all = True
+    options = {"seed": "seed"}
 
     def __init__(self, library: SkillLibrary, seed: int = 0):
         super().__init__(library)
@@ -244,6 +270,7 @@ class EmbeddingRetriever(Retriever):
     """
 
     ranks_all = True
+    options = {"model": "embedding_model"}
 
     def __init__(self, library: SkillLibrary, model: str):
         super().__init__(library)

@@ -90,6 +90,7 @@ def run(
     play: str,
     tasks: int = 8,
     lora: bool = False,
+    lengths: tuple[int, ...] = (1, 2, 3),
     fails_on: int | None = None,
     kill_at: int | None = None,
     resume: bool = False,
@@ -101,7 +102,7 @@ def run(
             "prompt": [{"role": "system", "content": "you count."}, {"role": "user", "content": f"task {index}: "}],
             "task_id": f"count/{index}",
             "task_type": "even" if index % 2 == 0 else "odd",
-            "length": 1 + index % 3,
+            "length": lengths[index % len(lengths)],
         }
         for index in range(tasks)
     ]
@@ -137,6 +138,10 @@ def run(
     )
 
     class Env(CountingEnv):
+        @staticmethod
+        def history(first, past, observation, step):
+            return f"{first} {past} {step}: {observation}"
+
         def reset(self, **task):
             fails = {"fails_at": 2} if fails_on == rank else {}
             return super().reset(**{**task, **fails})
@@ -152,26 +157,32 @@ def run(
         peft_config=adapter if lora else None,
         callbacks=[Killer(kill_at)] if kill_at is not None else None,
     )
-    generate_calls = 0
+    generate_calls, forwards = 0, 0
+    score_tokens = trainer._get_per_token_logps_and_entropies
+
+    def forward(*args, **kwargs):
+        nonlocal forwards
+        forwards += 1
+        return score_tokens(*args, **kwargs)
+
+    trainer._get_per_token_logps_and_entropies = forward
     if play == "scripted":
-        trainer.rollout.generate = scripted
+        trainer.rollout.backend.generate = scripted
     else:
-        generate = trainer.rollout.generate
+        generate = trainer.rollout.backend.generate
 
         def counted(ids):
             nonlocal generate_calls
             generate_calls += 1
             return generate(ids)
 
-        trainer.rollout.generate = counted
+        trainer.rollout.backend.generate = counted
     generations = []
     score = trainer._generate_and_score_completions
 
     def recorded(inputs):
         output = score(inputs)
-        generations.append(
-            [trainer.state.global_step, [episode.row(0)["completion_ids"] for episode in trainer._episodes]]
-        )
+        generations.append([trainer.state.global_step, [[t.response_ids for t in e.turns] for e in trainer.episodes]])
         return output
 
     trainer._generate_and_score_completions = recorded
@@ -181,7 +192,8 @@ def run(
         "world_size": trainer.accelerator.num_processes,
         "generations": generations,
         "generate_calls": generate_calls,
-        "stop_reasons": [episode.stop_reason.value for episode in trainer._episodes],
+        "forwards": forwards,
+        "stop_reasons": [episode.stop_reason.value for episode in trainer.episodes],
         "local_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "history": [entry for entry in trainer.state.log_history if "loss" in entry],
     }

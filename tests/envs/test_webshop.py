@@ -172,7 +172,7 @@ def test_splits_are_disjoint_and_always_the_same():
     assert not goals[0] & goals[1] and not goals[0] & goals[2] and not goals[1] & goals[2]
     assert [len(splits[name]) for name in ("test", "validation")] == [500, 1000]
     assert len(splits["train"]) > 1000
-    assert set(splits["test"].column_names) == {"prompt", "task_id", "task_type", "goal"}
+    assert set(splits["test"].column_names) == {"prompt", "task_id", "task_type", "goal", "shop"}
     assert splits["test"][0]["task_id"] == "webshop/test/0"
     assert set(splits["test"]["task_type"]) == {"beauty", "electronics", "fashion", "garden", "grocery"}
     with pytest.raises(ValueError, match="test, train, validation, got 'dev'"):
@@ -336,6 +336,45 @@ def test_a_special_search_without_its_word_has_no_hits_and_says_so(env, word):
     assert step.valid and step.observation.startswith(f"No hits: {word} needs words after it.\nBack to Search")
 
 
+# The window on an episode
+
+
+def test_the_first_prompt_of_a_window_is_the_first_observation(env):
+    first = env.reset(goal=0)
+    assert WebShopEnv.history(first, [], first, 1) == first
+
+
+def test_a_window_holds_the_instruction_the_last_pages_and_actions_and_the_present_page(env):
+    observations = [env.reset(goal=0)]
+    responses = [
+        "a shoe <action>search[canvas shoe]</action>",
+        " I would buy it. ",
+        "<action> click[b000000001] </action>",
+    ]
+    for response in responses:
+        observations.append(env.step(response).observation)
+    results, again, item_page = observations[1:]
+    assert again == f"Invalid action: answer with one action inside <action></action> tags.\n{results}"
+    past = list(zip(observations, responses, strict=False))
+    page, actions = results.split("\nAdmissible actions: ")
+    assert WebShopEnv.history(observations[0], past[-2:], item_page, 4) == (
+        f"Instruction: {env.goal.instruction}\n"
+        "Steps taken: 3. The last 2:\n"
+        f"[2] {page}\n"
+        "> I would buy it.\n"
+        f"[3] Invalid action: answer with one action inside <action></action> tags.\n{page}\n"
+        "> click[b000000001]\n"
+        f"Step 4:\n{item_page}"
+    )
+    assert WebShopEnv.history(observations[0], past[:1], results, 2) == (
+        f"Instruction: {env.goal.instruction}\n"
+        "Steps taken: 1. The last 1:\n"
+        "[1] Search\n"
+        "> search[canvas shoe]\n"
+        f"Step 2:\n{page}\nAdmissible actions: {actions}"
+    )
+
+
 # Reward
 
 
@@ -388,7 +427,8 @@ def test_the_kind_of_product_is_a_factor(shop):
 
 def test_success_can_be_what_is_paid():
     env = WebShopEnv(reward="success")
-    assert perfect_purchase(env).reward == 1.0
+    last = perfect_purchase(env)
+    assert last.reward == 1.0 and last.metrics == {"score": 1.0}
     env.reset(goal=0)
     act(env, f"search[{env.goal.query}]")
     step = act(env, f"click[{env.page.listed[0].asin.lower()}]", "click[buy now]")

@@ -276,6 +276,7 @@ def test_splits_of_a_folder_are_those_of_its_goals(generated, tmp_path):
     assert train[-1]["task_type"] == goals[len(goals) - 1].category
     assert train[0]["prompt"] == train[-1]["prompt"] == WebShopEnv.dataset("test")[0]["prompt"]
     assert train.features == WebShopEnv.dataset("train").features
+    assert set(train["shop"]) == {f"1000 products, {len(goals)} synthetic goals, seed 0"}
     with pytest.raises(ValueError, match="'train' split begins at goal 1500, and the shop has only 20 goals"):
         WebShopEnv.dataset("train", data_dir=generated, human_goals=True)
 

@@ -1,6 +1,7 @@
 """WebShop: an agent searches a catalogue, chooses options and buys."""
 
 from .env import WebShopEnv
+from .world import WebShop
 
 
-__all__ = ["WebShopEnv"]
+__all__ = ["WebShop", "WebShopEnv"]

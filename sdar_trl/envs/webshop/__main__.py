@@ -67,7 +67,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--goal", type=int, default=0, help="Index of the goal.")
-    parser.add_argument("--webshop_data", metavar="DIR", help="Folder of the official files; else the embedded shop.")
+    parser.add_argument("--data_dir", metavar="DIR", help="Folder of the official files; else the embedded shop.")
     parser.add_argument("--human_goals", action="store_true", help="Goals that people wrote.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of charged prices and price limits.")
     parser.add_argument("--save", metavar="FILE", help="Where to save the episode.")
@@ -75,10 +75,10 @@ def main() -> None:
         "--replay", metavar="FILE", help="A saved episode to show; other options but --save are its own."
     )
     args = parser.parse_args()
-    episode = {name: getattr(args, name) for name in ("webshop_data", "human_goals", "seed", "goal")}
+    episode = {name: getattr(args, name) for name in ("data_dir", "human_goals", "seed", "goal")}
     if args.replay:
         episode = json.loads(Path(args.replay).read_text())
-    env = WebShopEnv(data_dir=episode["webshop_data"], human_goals=episode["human_goals"], seed=episode["seed"])
+    env = WebShopEnv(data_dir=episode["data_dir"], human_goals=episode["human_goals"], seed=episode["seed"])
     if not 0 <= episode["goal"] < len(env.shop.goals):
         parser.error(f"--goal must be between 0 and {len(env.shop.goals) - 1}, got {episode['goal']}")
     responses = episode["responses"] if args.replay else typed_actions()

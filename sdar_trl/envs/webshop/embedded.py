@@ -49,4 +49,5 @@ def embedded_shop() -> Shop:
     """The one instance of it."""
     items, instructions = generate_records()
     products = build_products(items, instructions, random.Random(0))
-    return Shop(products, EmbeddedSearch(products), shuffled(synthetic_goals(products, random.Random(0))))
+    goals = shuffled(synthetic_goals(products, random.Random(0)))
+    return Shop(products, EmbeddedSearch(products), goals, "embedded")

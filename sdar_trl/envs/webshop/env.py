@@ -1,6 +1,7 @@
 """WebShop as a text environment."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,7 @@ from .store import SyntheticGoals, load_shop
 
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 SYSTEM = (
@@ -22,11 +24,20 @@ SYSTEM = (
     "then answer with one action inside <action></action> tags: search[query] or click[element]. The purchase is "
     "final: buy only what the instruction asks for."
 )
+ACTIONS = "\nAdmissible actions: "  # begins the last line of what the agent sees
 
 
 def find_shop(data_dir: str | Path | None, human_goals: bool, seed: int) -> Shop:
     """The shop of a folder of official files, or the embedded one."""
     return embedded_shop() if data_dir is None else load_shop(data_dir, human_goals, seed)
+
+
+def _repeated(value: Any, length: int) -> "pa.ChunkedArray":
+    """A column of one value. Of millions of tasks, all its chunks are one in memory."""
+    import pyarrow as pa
+
+    chunk = pa.array([value] * min(length, 10_000))
+    return pa.chunked_array([chunk] * (length // len(chunk)) + [chunk[: length % len(chunk)]])
 
 
 class WebShopEnv:
@@ -86,7 +97,8 @@ class WebShopEnv:
                 The shop, as for the environment.
 
         Returns:
-            [`~datasets.Dataset`]: columns `prompt`, `task_id`, `task_type` (the product's category) and `goal`.
+            [`~datasets.Dataset`]: columns `prompt`, `task_id`, `task_type` (the product's category), `goal`, and
+            `shop`, which says whose goals they are.
 
         Raises:
             `ValueError`: if there is no such split, or the shop has too few goals for it.
@@ -97,24 +109,23 @@ class WebShopEnv:
 
         if split not in SPLITS:
             raise ValueError(f"`split` must be one of {', '.join(sorted(SPLITS))}, got {split!r}.")
-        goals = find_shop(data_dir, human_goals, seed).goals
+        shop = find_shop(data_dir, human_goals, seed)
+        goals = shop.goals
         start, stop = SPLITS[split]
         indices = range(len(goals))[start:stop]
         if not indices:
             raise ValueError(f"The {split!r} split begins at goal {start}, and the shop has only {len(goals)} goals.")
         categories = goals.categories() if isinstance(goals, SyntheticGoals) else [goal.category for goal in goals]
         prompt = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": ""}]
-        chunk = pa.array([prompt] * min(len(indices), 10_000))
-        # of millions of tasks, all chunks of the same prompt are one in memory
-        prompts = pa.chunked_array([chunk] * (len(indices) // len(chunk)) + [chunk[: len(indices) % len(chunk)]])
         columns = {
-            "prompt": prompts,
+            "prompt": _repeated(prompt, len(indices)),
             "task_id": [f"webshop/{split}/{number}" for number in range(len(indices))],
             "task_type": pa.array(categories[start:stop], pa.string()),
             "goal": pa.array(indices, pa.int64()),
+            "shop": _repeated(shop.name, len(indices)),
         }
         # the default fingerprint would be taken of gigabytes of the same prompt
-        fingerprint = Hasher.hash((split, str(data_dir), human_goals, seed, len(goals)))
+        fingerprint = Hasher.hash((split, str(data_dir), shop.name))
         return Dataset(pa.table(columns), fingerprint=fingerprint)
 
     @property
@@ -127,17 +138,27 @@ class WebShopEnv:
         """Where the agent is: `page.clickables`, `page.listed` (products of a results page), `page.options`."""
         return self._page
 
-    def reset(self, *, goal: int, **_: Any) -> str:
+    def reset(self, *, goal: int, shop: str | None = None, **_: Any) -> str:
         """
         Enter the shop with a goal.
 
         Args:
             goal (`int`):
                 Index in the shop's goals.
+            shop (`str`, *optional*):
+                Whose goals they are.
 
         Returns:
             `str`: the instruction and the search page.
+
+        Raises:
+            `ValueError`: if they are not this shop's.
         """
+        if shop not in (None, self.shop.name):
+            raise ValueError(
+                f"The task is of the shop {shop!r}, and the environment's is {self.shop.name!r}. Give dataset and "
+                "environment the same `data_dir`, `human_goals` and `seed`."
+            )
         self._goal = self.shop.goals[goal]
         self._page = Page()
         return f"Instruction: {self._goal.instruction}\n{self._view()}"
@@ -169,14 +190,45 @@ class WebShopEnv:
             self._page = self._page.search(self.shop.engine.search(argument))
             needs_more = argument.strip() in ("<a>", "<c>", "<q>")
             note = f"No hits: {argument.strip()} needs words after it.\n" if needs_more else ""
-            return Step(note + self._view(), 0.0, False, False, True)
+            return Step(note + self._view())
         if verb != "click" or argument not in self._page.clickables or argument == "search":
             return self._invalid("this page does not admit it")
         self._page = self._page.click(argument)
-        return self._bought() if self._page.kind == "done" else Step(self._view(), 0.0, False, False, True)
+        return self._bought() if self._page.kind == "done" else Step(self._view())
 
     def close(self) -> None:
         """Nothing to let go of: the shop is shared."""
+
+    @staticmethod
+    def history(first: str, past: Sequence[tuple[str, str]], observation: str, step: int) -> str:
+        """
+        What the agent reads in place of the whole conversation, with what the published agents read, in their order:
+        the instruction, how many steps were taken, the last pages and actions, the present page and its actions.
+
+        Args:
+            first (`str`):
+                The first observation.
+            past (`Sequence[tuple[str, str]]`):
+                The last observations and responses, oldest first.
+            observation (`str`):
+                The present observation.
+            step (`int`):
+                Number of the turn, from 1.
+
+        Returns:
+            `str`: the text; in turn 1, the first observation as it is.
+        """
+        if step == 1:
+            return first
+        instruction = first.rsplit("\n", 2)[0]  # above the two lines of the search page
+        lines = [instruction]
+        if past:
+            lines.append(f"Steps taken: {step - 1}. The last {len(past)}:")
+        for number, (page, response) in enumerate(past, step - len(past)):
+            action = parse_tag(response, "action")
+            lines.append(f"[{number}] {page.removeprefix(instruction).lstrip().rsplit(ACTIONS, 1)[0]}")
+            lines.append(f"> {response.strip() if action is None else action}")
+        return "\n".join([*lines, f"Step {step}:", observation])
 
     def _bought(self) -> Step:
         assert self._page.product is not None
@@ -192,14 +244,15 @@ class WebShopEnv:
             "price": score.price,
         }
         reward = score.total if self.reward == "score" else float(success)
-        return Step(join(self._page.pieces()), reward, True, False, True, info)
+        observation, metrics = join(self._page.pieces()), {"score": score.total}
+        return Step(observation, reward, terminated=True, info=info, metrics=metrics)
 
     def _invalid(self, reason: str) -> Step:
         # the action is not repeated: it is the policy's text, and may hold special tokens
-        return Step(f"Invalid action: {reason}.\n{self._view()}", 0.0, False, False, False)
+        return Step(f"Invalid action: {reason}.\n{self._view()}", valid=False)
 
     def _view(self) -> str:
         """What the agent sees: the page after the instruction, and the admissible actions."""
         clicks = [f"click[{name}]" for name in self._page.clickables if name != "search"]
         search = ["search[<your query>]"] if self._page.kind == "search" else []
-        return f"{join(self._page.pieces())}\nAdmissible actions: {', '.join([*search, *clicks])}"
+        return f"{join(self._page.pieces())}{ACTIONS}{', '.join([*search, *clicks])}"

@@ -18,10 +18,12 @@ class Shop:
         products (`Sequence[Product]`): The catalogue.
         engine ([`SearchEngine`]): Its search.
         goals (`Sequence[Goal]`): Its goals, in the order that splits are cut from.
+        name (`str`, *optional*): Tells it, and its goals, from others.
         tagger ([`NounTagger`], *optional*): What finds the nouns in titles, for the reward.
     """
 
     products: Sequence[Product]
     engine: SearchEngine
     goals: Sequence[Goal]
+    name: str = ""
     tagger: NounTagger = LIGHT

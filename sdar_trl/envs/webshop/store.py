@@ -72,7 +72,9 @@ def load_shop(data_dir: str | Path, human_goals: bool = False, seed: int = 0) ->
         else:
             goals = SyntheticGoals(folder, products, seed, rng)
         index = Index.load(folder)
-    return Shop(products, SearchEngine(products, index), goals, title_nouns())
+    kind = "human" if human_goals else "synthetic"
+    name = f"{len(products)} products, {len(goals)} {kind} goals, seed {seed}"
+    return Shop(products, SearchEngine(products, index), goals, name, title_nouns())
 
 
 class Catalogue(Sequence[Product]):

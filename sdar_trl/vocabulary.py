@@ -307,3 +307,11 @@ class VocabularyDivergence:
         # where nothing was sampled there is no log-prob to start from
         student = torch.where(mask.bool().unsqueeze(-1), student, teacher)
         return top_k_divergence(self.name, student, teacher)
+
+    def state_dict(self) -> dict[str, torch.Tensor | None]:
+        """What a checkpoint in the middle of a generation batch keeps."""
+        return {"teacher_weight": self.teacher_weight}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor | None]) -> None:
+        """Go on from a checkpoint."""
+        self.teacher_weight = state["teacher_weight"]

@@ -15,7 +15,8 @@ from transformers import (
 )
 from trl.trainer.utils import add_fused_lm_head
 
-from sdar_trl.divergences import (
+from sdar_trl.losses import SAMPLED_DIVERGENCES, gap_gate, teacher_student_gap
+from sdar_trl.vocabulary import (
     FULL_DIVERGENCES,
     Head,
     VocabularyDivergence,
@@ -24,7 +25,6 @@ from sdar_trl.divergences import (
     top_k_divergence,
     top_k_log_probs,
 )
-from sdar_trl.losses import SAMPLED_DIVERGENCES, gap_gate, teacher_student_gap
 
 
 STUDENT = np.array([0.4, -0.3, 1.1])  # logits
@@ -74,7 +74,7 @@ def test_over_the_whole_vocabulary_value_and_gradient_are_exact(name, temperatur
 def test_the_whole_vocabulary_in_several_tiles_equals_one_softmax(name, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     hidden, teacher = (torch.randn(2, 3, 8, generator=generator) for _ in range(2))
-    monkeypatch.setattr("sdar_trl.divergences.TOKEN_CHUNK", 4)
+    monkeypatch.setattr("sdar_trl.vocabulary.TOKEN_CHUNK", 4)
     weight = torch.randn(40_000, 8, generator=generator)  # more than one tile in both directions
     leaves = [hidden.clone().requires_grad_() for _ in range(2)]
     weights = [weight.clone().requires_grad_() for _ in range(2)]

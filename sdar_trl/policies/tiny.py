@@ -6,14 +6,13 @@ without, which is what self-distillation needs.
 
 Rebuild the shipped weights (two CPU cores, prints how well the policy plays with and without skills):
 
-    python -m sdar_trl.tiny
+    python -m sdar_trl.policies.tiny
 """
 
 import argparse
 import random
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,14 +21,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from trl.trainer.utils import pad
 
-from .chat import Chat
-from .envs import WebShopEnv
-from .skills import Skill, SkillLibrary, format_skills
-from .teacher import add_context
+from ..chat import Chat
+from ..envs import WebShopEnv
+from ..history import with_observation
+from ..skills import Skill, SkillLibrary, format_skills
+from .names import TINY_POLICY, policy_limits
 
-
-TINY_POLICY = str(Path(__file__).parent / "tiny_policy")
-"""Folder of the shipped policy; `from_pretrained` takes it."""
 
 # ChatML. Tools are described in the system message, called as JSON in <tool_call> tags, answered in the tool role.
 CHAT_TEMPLATE = """\
@@ -121,7 +118,8 @@ ERRORS = {
     "other skills": (0.15, 0.25, 0.2, 0.01),
     "none": (0.25, 0.4, 0.4, 0.02),
 }
-MAX_TURNS = 7
+LIMITS: dict[str, Any] = policy_limits("tiny")
+MAX_TURNS = LIMITS["max_turns"]
 
 
 def scripted_response(env: WebShopEnv, errors: tuple[float, ...], rng: random.Random) -> str:
@@ -206,10 +204,8 @@ def scripted_episode(
         `tuple[list[int], list[int]]`: the conversation's ids, and 1 for those of responses.
     """
     context, kind = scripted_context(skills, task["task_type"], rng)
-    messages = add_context(task["prompt"], context, "system")
-    observation = env.reset(**task)
-    messages = [*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + observation}]
-    ids = chat.prompt_ids(messages)
+    messages = chat.with_context(task["prompt"], context)
+    ids = chat.prompt_ids(with_observation(messages, env.reset(**task)))
     mask = [0] * len(ids)
     for _ in range(MAX_TURNS):
         text = scripted_response(env, ERRORS[kind], rng)
@@ -354,7 +350,7 @@ def _batches(conversations: list, batch_tokens: int, rng: random.Random) -> list
 
 def main() -> None:
     """Build the policy, save it in half precision, and print how well it plays with skills and without."""
-    from .evaluation import episode_record, evaluate, policy_rollout, results_table, summarize
+    from ..evaluation import evaluate, policy_rollout, results_table, summarize
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--output", default=TINY_POLICY, help="Folder to write.")
@@ -380,11 +376,9 @@ def main() -> None:
 
     model = Qwen3ForCausalLM.from_pretrained(args.output, dtype=torch.float32)
     panel = WebShopEnv.dataset("validation").select(range(128))
-    rollout = policy_rollout(
-        model, tokenizer, WebShopEnv, max_turns=MAX_TURNS, max_response_length=20, max_completion_length=800
-    )
+    rollout = policy_rollout(model, tokenizer, WebShopEnv, **LIMITS)
     results = {
-        name: summarize([episode_record(episode) for episode in evaluate(rollout, panel, skills=context)])
+        name: summarize(evaluate(rollout, panel, skills=context))
         for name, context in (("without skills", None), ("with skills", skills))
     }
     print(results_table(results))

@@ -1,110 +1,24 @@
-"""How well a policy plays a fixed panel of tasks."""
+"""Playing a panel of tasks: with a plain model, or with a trainer's."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
-from scipy.stats import binomtest
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .chat import Chat
-from .contexts import SkillContext
-from .generation import CachedGenerator, can_reuse_cache
-from .rollout import Episode, Rollout
-from .skills import SkillLibrary
-from .teacher import add_context, default_system_text
-from .trainer import SDARTrainer
+from ..chat import Chat
+from ..contexts import SkillContext
+from ..episodes import Episode
+from ..generation import CachedGenerator, can_reuse_cache
+from ..rollout import Rollout
+from ..skills import SkillLibrary
+from .records import Record
 
 
-@dataclass(frozen=True)
-class PanelResult:
-    """
-    Result on a panel of tasks, one episode a task.
-
-    Args:
-        success (`float`):
-            Share of episodes that succeeded.
-        score (`float`):
-            Mean of the score that the environment reports at the end (`info["score"]`, else the return); 0 for an
-            episode that did not end by itself.
-        ci_low (`float`):
-            Lower end of the 95% interval of `success` (Wilson's, which treats tasks as independent draws).
-        ci_high (`float`):
-            Upper end.
-        n (`int`):
-            Number of tasks.
-        by_task_type (`dict[str, float]`):
-            Success within each task type.
-    """
-
-    success: float
-    score: float
-    ci_low: float
-    ci_high: float
-    n: int
-    by_task_type: dict[str, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As a dictionary, for JSON."""
-        return asdict(self)
-
-
-def summarize(records: Sequence[Mapping[str, Any]]) -> PanelResult:
-    """
-    Aggregate the episodes of a panel.
-
-    Args:
-        records (`list[dict]`):
-            One per episode, with `success`, `score` and `task_type`.
-
-    Returns:
-        [`PanelResult`]: the result.
-    """
-    successes = [bool(record["success"]) for record in records]
-    interval = binomtest(sum(successes), len(successes)).proportion_ci(0.95, method="wilson")
-    by_type: dict[str, list[bool]] = defaultdict(list)
-    for record, success in zip(records, successes, strict=True):
-        by_type[str(record["task_type"])].append(success)
-    return PanelResult(
-        success=sum(successes) / len(successes),
-        score=sum(record["score"] for record in records) / len(records),
-        ci_low=float(interval.low),
-        ci_high=float(interval.high),
-        n=len(records),
-        by_task_type={name: sum(values) / len(values) for name, values in sorted(by_type.items())},
-    )
-
-
-def results_table(results: Mapping[str, PanelResult]) -> str:
-    """
-    Results as a table to print.
-
-    Args:
-        results (`dict[str, PanelResult]`):
-            A result for each row's name.
-
-    Returns:
-        `str`: the table.
-    """
-    width = max(len(name) for name in results)
-    lines = [f"{'':{width}}  success  95% interval   mean score  tasks"]
-    for name, result in results.items():
-        interval = f"{result.ci_low:6.1%} to {result.ci_high:.1%}"
-        lines.append(f"{name:{width}}  {result.success:7.1%}  {interval:15}  {result.score:9.3f}  {result.n:5}")
-    return "\n".join(lines)
-
-
-def episode_record(episode: Episode) -> dict[str, Any]:
-    """What `summarize` needs of an episode."""
-    return {
-        "success": episode.success,
-        "score": float(episode.info.get("score", episode.episode_return)),
-        "task_type": episode.task.get("task_type", "all"),
-    }
+if TYPE_CHECKING:
+    from ..trainer import SDARTrainer
 
 
 @contextmanager
@@ -122,7 +36,8 @@ def evaluate(
     skills: SkillLibrary | SkillContext | None = None,
     batch_size: int = 64,
     seed: int = 0,
-) -> list[Episode]:
+    on_episode: Callable[[Episode], None] = lambda episode: None,
+) -> list[Record]:
     """
     Play one episode of each task.
 
@@ -137,32 +52,21 @@ def evaluate(
             Episodes played at once.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the sampling.
+        on_episode (`Callable[[Episode], None]`, *optional*):
+            Called with each episode, to look at or write down.
 
     Returns:
-        `list[Episode]`: the episodes, in the order of the tasks.
+        `list[Record]`: one per episode, in the order of the tasks.
     """
-    with_context = None if skills is None else _skills_in_prompt(skills, rollout.chat)
+    context = SkillContext(skills) if isinstance(skills, SkillLibrary) else skills
     rows = list(tasks)
-    episodes: list[Episode] = []
+    records: list[Record] = []
     with _seeded(seed):
         for start in range(0, len(rows), batch_size):
-            episodes += rollout.play(rows[start : start + batch_size], with_context)
-    return episodes
-
-
-def _skills_in_prompt(
-    skills: SkillLibrary | SkillContext, chat: Chat
-) -> Callable[[list[Episode]], list[list[dict[str, Any]]]]:
-    context = SkillContext(skills) if isinstance(skills, SkillLibrary) else skills
-    default_system = default_system_text(chat.tokenizer, chat.template_kwargs)
-
-    def with_context(episodes: list[Episode]) -> list[list[dict[str, Any]]]:
-        return [
-            add_context(episode.task["prompt"], text, "system", default_system)
-            for episode, text in zip(episodes, context(episodes), strict=True)
-        ]
-
-    return with_context
+            for episode in rollout.play(rows[start : start + batch_size], context):
+                on_episode(episode)
+                records.append(Record.of(episode, seed))
+    return records
 
 
 def policy_rollout(
@@ -174,6 +78,9 @@ def policy_rollout(
     max_turns: int = 15,
     max_response_length: int = 512,
     max_completion_length: int = 4096,
+    history: str = "growing",
+    history_window: int = 2,
+    context_role: str = "system",
     chat_template_kwargs: dict[str, Any] | None = None,
 ) -> Rollout:
     """
@@ -194,13 +101,17 @@ def policy_rollout(
             Most tokens of one response.
         max_completion_length (`int`, *optional*, defaults to `4096`):
             Most tokens of an episode after its prompt.
+        history (`str`, *optional*, defaults to `"growing"`), history_window (`int`, *optional*, defaults to `2`):
+            What the policy reads in each turn, as in [`SDARConfig`].
+        context_role (`str`, *optional*, defaults to `"system"`):
+            Message that gets the skills, where it reads any: `"user"` for a template without a system message.
         chat_template_kwargs (`dict[str, Any]`, *optional*):
             Passed on to the chat template.
 
     Returns:
         [`Rollout`]: the rollout.
     """
-    chat = Chat(tokenizer, chat_template_kwargs)
+    chat = Chat(tokenizer, chat_template_kwargs, context_role)
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else chat.end_of_turn_id
     stop_ids = sorted({chat.end_of_turn_id, tokenizer.eos_token_id})
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
@@ -224,18 +135,19 @@ def policy_rollout(
         max_response_length=max_response_length,
         max_completion_length=max_completion_length,
         context_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
-        on_end=generator.drop_cache,
+        history=history,
+        history_window=history_window,
     )
 
 
 def evaluate_trainer(
-    trainer: SDARTrainer,
+    trainer: "SDARTrainer",
     tasks: Sequence[Mapping[str, Any]],
     *,
     temperature: float = 0.4,
     batch_size: int = 64,
     seed: int = 0,
-) -> PanelResult:
+) -> list[Record]:
     """
     Play a panel with a trainer's current policy, on all its processes; call it on every one of them.
 
@@ -252,7 +164,8 @@ def evaluate_trainer(
             Seed of the sampling.
 
     Returns:
-        [`PanelResult`]: the same on every process. The policy reads no skills, unless `student_skills` says so.
+        `list[Record]`: one per episode, in the order of the tasks, the same on every process. The policy reads no
+        skills, unless `student_skills` says so.
     """
     index, count = trainer.accelerator.process_index, trainer.accelerator.num_processes
     rows = list(tasks)
@@ -261,14 +174,14 @@ def evaluate_trainer(
     training_temperature, backend.temperature = backend.temperature, temperature
     was_training = trainer.model.training
     trainer.model.eval()  # no dropout
-    episodes: list[Episode] = []
+    records: list[tuple[int, Record]] = []
     try:
         with _seeded(seed + index):
             for start in batches:
-                episodes += trainer.rollout.play(
-                    rows[start : start + batch_size * count][index::count], trainer.student_context
-                )
+                mine = range(start, min(start + batch_size * count, len(rows)))[index::count]
+                episodes = trainer.rollout.play([rows[i] for i in mine], trainer.student_context)
+                records += zip(mine, (Record.of(episode, seed) for episode in episodes), strict=True)
     finally:
         trainer.model.train(was_training)
         backend.temperature = training_temperature
-    return summarize(gather_object([episode_record(episode) for episode in episodes]))
+    return [record for _, record in sorted(gather_object(records), key=lambda numbered: numbered[0])]

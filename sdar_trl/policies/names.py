@@ -1,10 +1,14 @@
-"""Policies that need no model hub, by name."""
+"""Policies by name: where their weights are, and which limits they were made for."""
 
 import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from .tiny import TINY_POLICY
+
+TINY_POLICY = str(Path(__file__).parent / "tiny")
+"""Folder of the embedded policy; `from_pretrained` takes it."""
+
+TINY_LIMITS = {"max_turns": 7, "max_response_length": 20, "max_completion_length": 800}
 
 
 def policy_path(name: str) -> str:
@@ -27,6 +31,21 @@ def policy_path(name: str) -> str:
     if name == "smollm2":
         return _smollm2()
     return name
+
+
+def policy_limits(name: str) -> dict[str, int]:
+    """
+    The limits of episodes that a policy was made for.
+
+    Args:
+        name (`str`):
+            As in [`policy_path`].
+
+    Returns:
+        `dict[str, int]`: values of [`SDARConfig`]'s `max_turns`, `max_response_length` and `max_completion_length` for
+        the embedded policy; empty for any other.
+    """
+    return dict(TINY_LIMITS) if name in ("tiny", TINY_POLICY) else {}
 
 
 def _smollm2() -> str:

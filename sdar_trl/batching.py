@@ -1,0 +1,182 @@
+"""TRL's trainer for episodes that may be several rows: what it knows of an episode goes to each of its rows, and rows
+that are more than fit at once go through in micro-batches.
+
+TRL wants one row for each prompt until advantages are known. Only then is the batch built anew here, so all that is in
+TRL's hands until then stays in its hands.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from torch.nn.parallel import DistributedDataParallel
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import use_adapter
+
+from .checkpointing import ResumableGRPOTrainer
+from .episodes import Episode, Turn
+from .losses import aggregate_loss, importance_sampling_ratio
+from .metrics import Metrics, count_rows, merged_micro_batches
+from .rows import Row, micro_batches, padded_count, rows_batch
+
+
+class RowsGRPOTrainer(ResumableGRPOTrainer):
+    """[`~trl.GRPOTrainer`] whose batches may have any number of rows, another on each process."""
+
+    episodes: list[Episode]
+    """The episodes of this process's last rollout."""
+    _rows: list[Row]  # of these episodes
+
+    def _loop_episodes(self, inputs: list[dict[str, Any]], output: dict[str, Any]) -> list[Episode]:
+        """Episodes as TRL's own loops leave them: one turn, whose response is the whole completion."""
+        episodes = []
+        for index, row in enumerate(inputs):
+            prompt_ids = output["prompt_ids"][index][output["prompt_mask"][index].bool()].tolist()
+            completion_ids = output["completion_ids"][index][output["completion_mask"][index].bool()].tolist()
+            read, value, text = row.pop("_read"), row.pop("_return"), row.pop("_student_context", "")
+            turn = Turn("", prompt_ids, completion_ids, self._tokenizer.decode(completion_ids), read, reward=value)
+            episodes.append(Episode(row, read, [turn], student_context=text))
+        return episodes
+
+    def _batch_of_rows(self, output: dict[str, Any]) -> dict[str, Any]:
+        """
+        The batch built anew from all rows of all episodes, where these are more than TRL was given.
+
+        Every row has its episode's advantage. All processes have as many rows: masked ones fill up. What TRL scores of
+        its rows (old and reference log-probs, the engine's ratio) is scored of these; what it counts, counted again.
+        """
+        device, batch_size = self.accelerator.device, self._micro_batch_size
+        counts = self.accelerator.gather(torch.tensor([len(self._rows)], device=device))
+        if counts.max() == len(self.episodes):
+            return output
+        index = {id(episode): i for i, episode in enumerate(self.episodes)}
+        advantages = output["advantages"][[index[id(row.episode)] for row in self._rows]]
+        steps: Any = self.args.steps_per_generation if self.model.training else 1
+        count = padded_count(int(counts.max()), steps, batch_size)
+        batch: dict[str, Any] = rows_batch(
+            self._rows,
+            advantages,
+            count,
+            self._tokenizer.pad_token_id,
+            self.pad_to_multiple_of,  # type: ignore[arg-type]
+        )
+        if self.mask_truncated_completions:
+            ends = [*self.eos_token_ids, self._tokenizer.pad_token_id]
+            for position, row in enumerate(self._rows):
+                if row.completion_ids[-1] not in ends:
+                    batch["completion_mask"][position] = batch["tool_mask"][position] = 0
+        mask = batch["completion_mask"] * batch["tool_mask"]
+        batch["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
+        batch["row_weight"] = count * self.accelerator.num_processes / counts.sum()
+
+        # what TRL scores, of these rows
+        if "old_per_token_logps" in output:
+            batch["old_per_token_logps"] = self._student_logps(batch)
+        sampling_logps = batch.pop("sampling_per_token_logps")
+        if "sampling_per_token_logps" in output:
+            batch["sampling_per_token_logps"] = sampling_logps
+        if "importance_sampling_ratio" in output:
+            batch["importance_sampling_ratio"] = importance_sampling_ratio(
+                batch["old_per_token_logps"],
+                sampling_logps,
+                mask,
+                self.vllm_importance_sampling_mode,
+                self.vllm_importance_sampling_clip_min,
+                self.vllm_importance_sampling_clip_max,
+            )
+        if "ref_per_token_logps" in output:
+            if self.ref_model is not None:
+                batch["ref_per_token_logps"] = self._student_logps(batch, self.ref_model)
+            else:  # as in TRL: the base without its adapter, or the copy of an adapter that is trained on
+                model = self.accelerator.unwrap_model(self.model)
+                with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
+                    batch["ref_per_token_logps"] = self._student_logps(batch)
+        ends = [*self.eos_token_ids, self._tokenizer.pad_token_id]
+        new_tokens = count_rows(self._mode_metrics, self._rows, ends)
+        if self.model.training:
+            self.state.num_input_tokens_seen += new_tokens
+            self._mode_metrics["num_tokens"] = [self.state.num_input_tokens_seen]
+        return batch
+
+    def _score(self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, length: int) -> torch.Tensor:
+        """Log-probs of the last `length` tokens of each row, without gradient and without dropout, shape (B,
+        length)."""
+        training = self.model.training
+        self.model.eval()
+        checkpointing: Any = self.args.gradient_checkpointing_kwargs
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, checkpointing):
+            logps, _, _ = self._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, length, batch_size=self.args.per_device_train_batch_size
+            )
+        self.model.train(training)
+        return logps
+
+    def _student_logps(self, batch: dict[str, Any], model: Any = None) -> torch.Tensor:
+        """Log-probs of a batch's completions as they were read, under the policy or another model, shape (B, T)."""
+        input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        length = batch["completion_ids"].size(1)
+        return self._score(self.model if model is None else model, input_ids, attention_mask, length)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """TRL's; rows that are more than fit at once go through as further micro-batches of the accumulation."""
+        loss_of = super().compute_loss
+        if "row_weight" not in inputs:  # one row an episode
+            return loss_of(model, inputs, return_outputs, num_items_in_batch)
+        parts = micro_batches(inputs, self._micro_batch_size, self.loss_type)
+        tokens = torch.stack([(part["completion_mask"] * part["tool_mask"]).sum() for part in parts])
+        weights = self.accelerator.reduce(tokens, reduction="sum").tolist()
+        with merged_micro_batches(self._mode_metrics, weights):
+            if not self.model.training:
+                return torch.stack([loss_of(model, part) for part in parts]).mean()
+            *first, last = parts
+            done = torch.zeros((), device=self.accelerator.device)
+            self.current_gradient_accumulation_steps *= len(parts)
+            try:
+                for part in first:
+                    with self._only_accumulate(model):
+                        loss = loss_of(model, part)
+                        deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+                        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
+                    done += loss.detach()
+                return loss_of(model, last) + done
+            finally:
+                self.current_gradient_accumulation_steps //= len(parts)
+
+    @contextmanager
+    def _only_accumulate(self, model: Any) -> Iterator[None]:
+        """Inside, a backward pass exchanges no gradients and takes no step (DeepSpeed's is part of its backward)."""
+        state = self.accelerator.gradient_state
+        synchronizes = state.sync_gradients
+        state._set_sync_gradients(False)
+        with model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext():
+            yield
+        state._set_sync_gradients(synchronizes)
+
+    def _aggregate(self, per_token_loss: torch.Tensor, mask: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+        """A loss per token, shape (B, T), reduced to a scalar as TRL's own loss of the batch is."""
+        # in evaluation, a batch is neither accumulated nor split
+        accumulation_steps: int = self.current_gradient_accumulation_steps if self.model.training else 1
+        steps: Any = self.args.steps_per_generation if self.model.training else 1
+        window_tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
+        return aggregate_loss(
+            per_token_loss,
+            mask,
+            self.loss_type,
+            accumulation_steps=accumulation_steps,
+            max_completion_length=self.args.max_completion_length,
+            window_tokens=window_tokens * accumulation_steps / steps,
+        )
+
+    @property
+    def _micro_batch_size(self) -> int:
+        args = self.args
+        return args.per_device_train_batch_size if self.model.training else args.per_device_eval_batch_size
+
+    @property
+    def _mode_metrics(self) -> Metrics:
+        return self._metrics["train" if self.model.training else "eval"]

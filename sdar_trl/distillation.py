@@ -1,0 +1,114 @@
+"""The distillation: what the teacher's log-probs do to a batch's loss, or to its advantages."""
+
+import math
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from .config import SDARConfig
+from .losses import (
+    GATES,
+    SAMPLED_DIVERGENCES,
+    SCHEDULES,
+    Gate,
+    SampledDivergence,
+    rlsd_advantages,
+    teacher_student_gap,
+)
+from .vocabulary import VocabularyDivergence
+
+
+class Distillation:
+    """
+    SDAR's part of the objective, as configured.
+
+    Args:
+        args ([`SDARConfig`]):
+            The configuration.
+        gate (`Gate`, *optional*):
+            Used instead of `args.gate`.
+        model ([`~transformers.PreTrainedModel`]):
+            The causal language model, without wrappers.
+        sharded (`bool`):
+            Whether its weights are sharded over the processes.
+
+    Raises:
+        `ValueError`: if they are while a divergence needs the whole output layer.
+    """
+
+    def __init__(self, args: SDARConfig, gate: Gate | None, model: Any, sharded: bool):
+        self.args = args
+        self.gate = gate or GATES[args.gate]
+        self.vocabulary_size = model.config.get_text_config().vocab_size
+        self.divergence: SampledDivergence | VocabularyDivergence
+        if args.divergence in SAMPLED_DIVERGENCES or args.sdar_coef == 0:
+            self.divergence = SampledDivergence(args.divergence)
+            return
+        if sharded:
+            raise ValueError(
+                f"`divergence={args.divergence!r}` needs the whole output layer on every process, which ZeRO-3 and "
+                f"FSDP shard. Use one of {', '.join(SAMPLED_DIVERGENCES)}, or DDP or ZeRO-2."
+            )
+        steps: Any = args.steps_per_generation
+        self.divergence = VocabularyDivergence(
+            args.divergence,
+            args.divergence_top_k,
+            model,
+            args.temperature,
+            # weights may change between the teacher pass and the loss
+            keep_head=steps * args.num_iterations > args.gradient_accumulation_steps,
+        )
+
+    def scheduled(self, name: str, step: int, max_steps: int) -> float:
+        """`sdar_coef` or `gate_beta` at a step."""
+        progress = min(1.0, step / max(self.args.schedule_steps or max_steps, 1))
+        return getattr(self.args, name) * SCHEDULES[getattr(self.args, f"{name}_schedule")](progress)
+
+    def hidden_states(self) -> AbstractContextManager[list[torch.Tensor]]:
+        """Collects hidden states of the forwards inside, if the divergence needs them."""
+        return self.divergence.hidden_states()
+
+    def loss(
+        self,
+        inputs: dict[str, torch.Tensor],
+        student_logps: torch.Tensor,
+        entropies: torch.Tensor,
+        hidden_states: list[torch.Tensor],
+        gate_beta: float,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """
+        The loss of each token, `gate * divergence`.
+
+        Args:
+            inputs (`dict[str, torch.Tensor]`):
+                The batch, with what the teacher pass gave.
+            student_logps (`torch.Tensor`):
+                Student's log-probabilities of the sampled tokens, with gradient, shape (B, T).
+            entropies (`torch.Tensor`):
+                Student's entropies, nats, without gradient, shape (B, T).
+            hidden_states (`list[torch.Tensor]`):
+                What `hidden_states` collected of the student's forward.
+            gate_beta (`float`):
+                Sharpness of the gate.
+
+        Returns:
+            `tuple`: the loss, shape (B, T), and `gap` (nats) and `gate`, without gradient, shape (B, T).
+        """
+        gap = teacher_student_gap(inputs["teacher_per_token_logps"], student_logps)
+        if self.args.normalize_entropy:
+            entropies = entropies / math.log(self.vocabulary_size)
+        gate = self.gate(gap, entropies, gate_beta).detach()
+        per_token = self.divergence.per_token(inputs, student_logps, hidden_states, teacher_read_mask(inputs))
+        return gate * per_token, {"gap": gap, "gate": gate}
+
+    def advantages(self, inputs: dict[str, torch.Tensor], old_logps: torch.Tensor, coef: float) -> torch.Tensor:
+        """RLSD's advantages, shape (B, T), from those of the episodes and the gap at the weights that sampled."""
+        gap = teacher_student_gap(inputs["teacher_per_token_logps"], old_logps)
+        return rlsd_advantages(inputs["advantages"], gap, coef, self.args.advantage_clip, inputs["teacher_mask"])
+
+
+def teacher_read_mask(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """1 for the tokens that the policy sampled and a teacher has read, shape (B, T)."""
+    mask = inputs["completion_mask"] * inputs["teacher_mask"]
+    return mask * inputs["tool_mask"] if "tool_mask" in inputs else mask

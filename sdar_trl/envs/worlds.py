@@ -1,0 +1,114 @@
+"""Worlds: an environment with its tasks, its skills and its limits, by one name."""
+
+import functools
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..skills import SkillLibrary
+
+# Where each world's class is. Imported when asked for: one whose packages are missing is in nobody's way.
+WORLDS = {"webshop": "sdar_trl.envs.webshop.world:WebShop"}
+
+
+@dataclass
+class World:
+    """
+    What belongs together: a dataset, the environment that plays its tasks, the skills for them and limits that fit.
+
+    A subclass is a dataclass. Its fields are what dataset and environment must agree on, with defaults and
+    `metadata={"help": ...}`, since they are also the command line's arguments.
+
+    Attributes:
+        name (`str`):
+            Its name, in [`load_world`] and of its bundled skills. If it needs packages of its own, also of the extra
+            that brings them.
+        limits (`dict[str, int]`):
+            Values of [`SDARConfig`]'s `max_turns`, `max_response_length` and `max_completion_length` that fit it with
+            a real model.
+
+    Example:
+
+    ```python
+    >>> from sdar_trl.envs import load_world
+
+    >>> world = load_world("webshop", reward="success")
+    >>> tasks, env = world.dataset("train"), world.environment_factory()
+    >>> print(env.reset(**tasks[0]))
+    ```
+    """
+
+    name: ClassVar[str]
+    limits: ClassVar[dict[str, int]]
+
+    def dataset(self, split: str) -> "Dataset":
+        """The tasks of a split."""
+        raise NotImplementedError
+
+    @property
+    def environment_factory(self) -> functools.partial:
+        """Makes an environment: a partial of its class, which can be pickled and shows where instances run."""
+        raise NotImplementedError
+
+    def skills(self) -> "SkillLibrary":
+        """The skills for its tasks that come with the package."""
+        from ..skills import SkillLibrary
+
+        return SkillLibrary.bundled(self.name)
+
+    def notes(self) -> list[str]:
+        """What to tell beside every published result."""
+        return []
+
+
+def world_class(name: str) -> type[World]:
+    """
+    The class of a world.
+
+    Args:
+        name (`str`):
+            Its name.
+
+    Returns:
+        `type[World]`: the class.
+
+    Raises:
+        `ValueError`: if there is no such world.
+        `ImportError`: if a package that it needs is not installed; the message says how to install it.
+    """
+    if name not in WORLDS:
+        close = get_close_matches(name, WORLDS, n=1)
+        meant = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"A world must be one of {', '.join(WORLDS)}, got {name!r}.{meant}")
+    module, _, attribute = WORLDS[name].partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("sdar_trl"):
+            raise
+        raise ImportError(f'{name} needs the package {error.name!r}: pip install "sdar-trl[{name}]"') from error
+
+
+def load_world(name: str, **arguments: Any) -> World:
+    """
+    A world by its name.
+
+    Args:
+        name (`str`):
+            Its name, e.g. `"webshop"`.
+        **arguments:
+            Fields of its class, such as `data_dir`.
+
+    Returns:
+        [`World`]: the world.
+
+    Raises:
+        `ValueError`: if there is no such world.
+        `ImportError`: if a package that it needs is not installed.
+    """
+    return world_class(name)(**arguments)

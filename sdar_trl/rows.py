@@ -1,0 +1,230 @@
+"""Training rows: what a forward pass reads at once. They follow from an episode's data.
+
+Consecutive turns of which each reads all that came before, the response included, are one row; where the history was
+rendered anew, a new row begins. A growing conversation is one row, a window on it one row a turn.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from trl.trainer.utils import pad
+
+from .episodes import Episode, Message, StopReason, Turn
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    One or more turns of an episode that were read as one sequence.
+
+    Args:
+        episode ([`Episode`]):
+            The episode.
+        turns (`list[Turn]`):
+            Its turns in this row, in order.
+        messages (`list[dict]`):
+            The messages of the prompt, without context.
+        prompt_ids (`list[int]`):
+            Ids before the first response.
+        completion_ids (`list[int]`):
+            Responses, and the observations between them.
+        mask (`list[int]`):
+            1 for the completion ids that the policy sampled; all 0 where the environment raised.
+        logprobs (`list[float]`):
+            The backend's log-probs (nats) of the completion ids, 0.0 where there is none.
+    """
+
+    episode: Episode
+    turns: list[Turn]
+    messages: list[Message]
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    mask: list[int]
+    logprobs: list[float]
+
+    def record(self, **values: list[float]) -> None:
+        """Give each turn its share of values per completion token, by the name of a field of [`Turn`], unless it has
+        them."""
+        start = 0
+        for index, turn in enumerate(self.turns):
+            start += len(turn.new_ids) if index > 0 else 0
+            end = start + len(turn.response_ids)
+            for name, tokens in values.items():
+                if getattr(turn, name) is None:
+                    setattr(turn, name, tokens[start:end])
+            start = end
+
+
+def episode_rows(episode: Episode, pad_token_id: int) -> list[Row]:
+    """
+    The rows of an episode.
+
+    Args:
+        episode ([`Episode`]):
+            The episode.
+        pad_token_id (`int`):
+            Stands in for the ids of an episode that failed before its first response.
+
+    Returns:
+        `list[Row]`: at least one. An episode whose environment raised trains nothing: it has one row, masked.
+    """
+    groups: list[list[Turn]] = []
+    for turn in episode.turns:
+        if turn.messages is not None or not groups:
+            groups.append([])
+        groups[-1].append(turn)
+    failed = episode.stop_reason is StopReason.ENV_ERROR
+    if not groups:
+        return [Row(episode, [], episode.prompt, [pad_token_id], [pad_token_id], [0], [0.0])]
+    return [_row(episode, group, failed) for group in (groups[-1:] if failed else groups)]
+
+
+def _row(episode: Episode, turns: list[Turn], failed: bool) -> Row:
+    completion_ids: list[int] = []
+    mask: list[int] = []
+    logprobs: list[float] = []
+    for index, turn in enumerate(turns):
+        if index > 0:
+            completion_ids += turn.new_ids
+            mask += [0] * len(turn.new_ids)
+            logprobs += [0.0] * len(turn.new_ids)
+        completion_ids += turn.response_ids
+        mask += [int(not failed)] * len(turn.response_ids)
+        logprobs += turn.logprobs or [0.0] * len(turn.response_ids)
+    messages = episode.prompt if turns[0].messages is None else turns[0].messages
+    return Row(episode, turns, messages, turns[0].new_ids, completion_ids, mask, logprobs)
+
+
+def padded_count(most: int, steps: int, batch_size: int) -> int:
+    """
+    How many rows each process has, so that all do as many forwards: the rows of the process with the most, filled up
+    to equal micro-batches.
+
+    Args:
+        most (`int`):
+            Rows of that process.
+        steps (`int`):
+            Parts that a generation batch is split into.
+        batch_size (`int`):
+            Most rows of a micro-batch.
+
+    Returns:
+        `int`: a multiple of `steps`, and within each step of the number of its micro-batches.
+    """
+    micro_batches = -(-most // (steps * batch_size)) * steps
+    return -(-most // micro_batches) * micro_batches
+
+
+def rows_batch(
+    rows: Sequence[Row],
+    advantages: torch.Tensor,
+    count: int,
+    pad_token_id: int,
+    pad_to_multiple_of: int | None = None,
+) -> dict[str, torch.Tensor]:
+    """
+    Rows as tensors of a batch, with masked ones behind them.
+
+    Args:
+        rows (`list[Row]`):
+            The rows of this process.
+        advantages (`torch.Tensor`):
+            Of each row's episode, shape (rows,).
+        count (`int`):
+            B, rows of the batch.
+        pad_token_id (`int`):
+            Padding, and all there is in masked rows.
+        pad_to_multiple_of (`int`, *optional*):
+            As in [`~trl.GRPOConfig`].
+
+    Returns:
+        `dict[str, torch.Tensor]`: `prompt_ids` and `prompt_mask`, shape (B, P); `completion_ids`, `completion_mask`,
+        `tool_mask` (1 = sampled by the policy) and `sampling_per_token_logps`, shape (B, T); `advantages` and
+        `row_index` (-1 in masked rows), shape (B,).
+    """
+    missing = count - len(rows)
+    device = advantages.device
+
+    def padded(lists: list[list], fill: Any, value: Any, side: str) -> torch.Tensor:
+        tensors = [torch.tensor(part) for part in [*lists, *[fill] * missing]]
+        return pad(tensors, padding_value=value, padding_side=side, pad_to_multiple_of=pad_to_multiple_of).to(device)
+
+    # masked rows have two columns: TRL takes a width of one for a value of the whole sequence, and counts rows
+    return {
+        "prompt_ids": padded([row.prompt_ids for row in rows], [pad_token_id], pad_token_id, "left"),
+        "prompt_mask": padded([[1] * len(row.prompt_ids) for row in rows], [1], 0, "left"),
+        "completion_ids": padded([row.completion_ids for row in rows], [pad_token_id] * 2, pad_token_id, "right"),
+        "completion_mask": padded([[1] * len(row.completion_ids) for row in rows], [0, 0], 0, "right"),
+        "tool_mask": padded([row.mask for row in rows], [0, 0], 1, "right"),
+        # an engine gives `None` where it could not tell; TRL expects NaN there
+        "sampling_per_token_logps": padded(
+            [[math.nan if value is None else value for value in row.logprobs] for row in rows], [0.0] * 2, 0.0, "right"
+        ),
+        "advantages": torch.cat([advantages, advantages.new_zeros(missing)]),
+        "row_index": torch.arange(count, device=device).masked_fill(
+            torch.arange(count, device=device) >= len(rows), -1
+        ),
+    }
+
+
+def micro_batches(batch: Mapping[str, Any], batch_size: int, loss_type: str) -> list[dict[str, Any]]:
+    """
+    A batch of rows in equal parts. TRL's loss of each, by its `loss_weight` and with as many times the accumulation
+    steps, adds up to that of the batch without its masked rows.
+
+    Args:
+        batch (`dict[str, Any]`):
+            From [`rows_batch`], with `num_items_in_batch` and `row_weight`: what a mean over its rows is multiplied by
+            to be one over the rows that are not masked.
+        batch_size (`int`):
+            Most rows of a part.
+        loss_type (`str`):
+            TRL's. Those that take a mean over rows are told the weight of a row, `"bnpo"` the share of tokens; the
+            others divide by tokens of the whole window.
+
+    Returns:
+        `list[dict[str, Any]]`: the parts.
+    """
+    rows = batch["completion_ids"].size(0)
+    count = -(-rows // batch_size)
+    size = -(-rows // count)
+    tokens = (batch["completion_mask"] * batch["tool_mask"]).sum().clamp(min=1)
+    parts = []
+    for start in range(0, rows, size):
+        part = {
+            name: value[start : start + size] if isinstance(value, torch.Tensor) and value.ndim > 0 else value
+            for name, value in batch.items()
+        }
+        part["num_items_in_batch"] = batch["num_items_in_batch"] / count
+        weight = torch.ones_like(batch["row_weight"])
+        if loss_type in ("grpo", "sapo", "dr_grpo", "luspo"):
+            weight = batch["row_weight"]
+        elif loss_type == "bnpo":
+            weight = count * (part["completion_mask"] * part["tool_mask"]).sum() / tokens
+        parts.append({**part, "loss_weight": weight})
+    return parts
+
+
+def record_tokens(rows: Sequence[Row], batch: Mapping[str, Any], found: Mapping[str, torch.Tensor]) -> None:
+    """
+    Write what was found at each token into the turns it belongs to, unless they have it.
+
+    Args:
+        rows (`list[Row]`):
+            The rows of the generation batch; after a resume in its middle there may be none.
+        batch (`dict[str, Any]`):
+            Some of them, by `row_index`.
+        found (`dict[str, torch.Tensor]`):
+            By the names of fields of [`Turn`], shape (B, T). Gaps and gates only count where there is a teacher.
+    """
+    if not rows or "row_index" not in batch:
+        return
+    columns = {name: values.detach().float().tolist() for name, values in found.items()}
+    taught = batch["teacher_mask"][:, 0].tolist() if "gaps" in found else []
+    for position, index in enumerate(batch["row_index"].tolist()):
+        if index >= 0:
+            known = [name for name in columns if name not in ("gaps", "gates") or taught[position]]
+            rows[index].record(**{name: columns[name][position] for name in known})
