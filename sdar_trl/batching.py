@@ -27,7 +27,20 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
 
     episodes: list[Episode]
     """The episodes of this process's last rollout."""
-    _rows: list[Row]  # of these episodes
+
+    def _calculate_rewards(self, inputs: list, prompts: list, completions: list, *args: Any) -> torch.Tensor:
+        """Reward functions, and TRL's table of completions, are given the episodes' own messages."""
+        for index, row in enumerate(inputs):
+            if "episode" in row:
+                episode = row["episode"]
+                prompts[index] = episode.prompt
+                completions[index] = episode.messages[len(episode.prompt) :]
+        rewards = super()._calculate_rewards(inputs, prompts, completions, *args)  # of all processes
+        own = rewards[self.accelerator.process_index * len(inputs) :][: len(inputs)]
+        returns = (own * self.reward_weights.to(own.device)).nansum(1).tolist()
+        for row, prompt, value in zip(inputs, prompts, returns, strict=True):
+            row["_read"], row["_return"] = prompt, value  # for the episodes of TRL's own loop
+        return rewards
 
     def _loop_episodes(self, inputs: list[dict[str, Any]], output: dict[str, Any]) -> list[Episode]:
         """Episodes as TRL's own loops leave them: one turn, whose response is the whole completion."""
@@ -40,7 +53,7 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
             episodes.append(Episode(row, read, [turn], student_context=text))
         return episodes
 
-    def _batch_of_rows(self, output: dict[str, Any]) -> dict[str, Any]:
+    def _batch_of_rows(self, output: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
         """
         The batch built anew from all rows of all episodes, where these are more than TRL was given.
 
@@ -48,23 +61,23 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
         its rows (old and reference log-probs, the engine's ratio) is scored of these; what it counts, counted again.
         """
         device, batch_size = self.accelerator.device, self._micro_batch_size
-        counts = self.accelerator.gather(torch.tensor([len(self._rows)], device=device))
+        counts = self.accelerator.gather(torch.tensor([len(rows)], device=device))
         if counts.max() == len(self.episodes):
             return output
-        index = {id(episode): i for i, episode in enumerate(self.episodes)}
-        advantages = output["advantages"][[index[id(row.episode)] for row in self._rows]]
         steps: Any = self.args.steps_per_generation if self.model.training else 1
         count = padded_count(int(counts.max()), steps, batch_size)
+        pad, multiple = self._tokenizer.pad_token_id, self.pad_to_multiple_of
         batch: dict[str, Any] = rows_batch(
-            self._rows,
-            advantages,
+            rows,
+            output["row_turns"],
+            output["advantages"],
             count,
-            self._tokenizer.pad_token_id,
-            self.pad_to_multiple_of,  # type: ignore[arg-type]
+            pad,
+            multiple,  # type: ignore[arg-type]
         )
+        ends = [*self.eos_token_ids, pad]
         if self.mask_truncated_completions:
-            ends = [*self.eos_token_ids, self._tokenizer.pad_token_id]
-            for position, row in enumerate(self._rows):
+            for position, row in enumerate(rows):
                 if row.completion_ids[-1] not in ends:
                     batch["completion_mask"][position] = batch["tool_mask"][position] = 0
         mask = batch["completion_mask"] * batch["tool_mask"]
@@ -93,8 +106,7 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
                 model = self.accelerator.unwrap_model(self.model)
                 with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
                     batch["ref_per_token_logps"] = self._student_logps(batch)
-        ends = [*self.eos_token_ids, self._tokenizer.pad_token_id]
-        new_tokens = count_rows(self._mode_metrics, self._rows, ends)
+        new_tokens = count_rows(self._mode_metrics, rows, ends)
         if self.model.training:
             self.state.num_input_tokens_seen += new_tokens
             self._mode_metrics["num_tokens"] = [self.state.num_input_tokens_seen]

@@ -96,8 +96,8 @@ def add_token_means(
 @contextmanager
 def merged_micro_batches(metrics: Metrics, weights: Sequence[float]) -> Iterator[None]:
     """
-    What is added inside, once by each micro-batch, becomes one value: the mean by weight; the least, the largest or the
-    standard deviation where the name says so.
+    What is added inside, once by each micro-batch, becomes one value: the mean by weight; the least, the largest or
+    the standard deviation where the name says so.
 
     Args:
         metrics (`Metrics`):

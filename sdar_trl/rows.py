@@ -7,12 +7,13 @@ rendered anew, a new row begins. A growing conversation is one row, a window on 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from trl.trainer.utils import pad
 
-from .episodes import Episode, Message, StopReason, Turn
+from .episodes import Episode, Message, StopReason
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Row:
     Args:
         episode ([`Episode`]):
             The episode.
-        turns (`list[Turn]`):
-            Its turns in this row, in order.
+        turns (`range`):
+            Which of its turns are in this row.
         messages (`list[dict]`):
             The messages of the prompt, without context.
         prompt_ids (`list[int]`):
@@ -38,24 +39,12 @@ class Row:
     """
 
     episode: Episode
-    turns: list[Turn]
+    turns: range
     messages: list[Message]
     prompt_ids: list[int]
     completion_ids: list[int]
     mask: list[int]
     logprobs: list[float]
-
-    def record(self, **values: list[float]) -> None:
-        """Give each turn its share of values per completion token, by the name of a field of [`Turn`], unless it has
-        them."""
-        start = 0
-        for index, turn in enumerate(self.turns):
-            start += len(turn.new_ids) if index > 0 else 0
-            end = start + len(turn.response_ids)
-            for name, tokens in values.items():
-                if getattr(turn, name) is None:
-                    setattr(turn, name, tokens[start:end])
-            start = end
 
 
 def episode_rows(episode: Episode, pad_token_id: int) -> list[Row]:
@@ -71,31 +60,34 @@ def episode_rows(episode: Episode, pad_token_id: int) -> list[Row]:
     Returns:
         `list[Row]`: at least one. An episode whose environment raised trains nothing: it has one row, masked.
     """
-    groups: list[list[Turn]] = []
-    for turn in episode.turns:
-        if turn.messages is not None or not groups:
-            groups.append([])
-        groups[-1].append(turn)
-    failed = episode.stop_reason is StopReason.ENV_ERROR
-    if not groups:
-        return [Row(episode, [], episode.prompt, [pad_token_id], [pad_token_id], [0], [0.0])]
-    return [_row(episode, group, failed) for group in (groups[-1:] if failed else groups)]
+    starts = [i for i, turn in enumerate(episode.turns) if i == 0 or turn.messages is not None]
+    spans = [range(start, end) for start, end in pairwise([*starts, len(episode.turns)])]
+    if not spans:
+        return [Row(episode, range(0), episode.prompt, [pad_token_id], [pad_token_id], [0], [0.0])]
+    if episode.stop_reason is StopReason.ENV_ERROR:
+        spans = spans[-1:]
+    return [_row(episode, span) for span in spans]
 
 
-def _row(episode: Episode, turns: list[Turn], failed: bool) -> Row:
+def _row(episode: Episode, span: range) -> Row:
+    first = episode.turns[span.start]
+    sampled = int(episode.stop_reason is not StopReason.ENV_ERROR)
     completion_ids: list[int] = []
     mask: list[int] = []
     logprobs: list[float] = []
-    for index, turn in enumerate(turns):
-        if index > 0:
-            completion_ids += turn.new_ids
-            mask += [0] * len(turn.new_ids)
-            logprobs += [0.0] * len(turn.new_ids)
-        completion_ids += turn.response_ids
-        mask += [int(not failed)] * len(turn.response_ids)
-        logprobs += turn.logprobs or [0.0] * len(turn.response_ids)
-    messages = episode.prompt if turns[0].messages is None else turns[0].messages
-    return Row(episode, turns, messages, turns[0].new_ids, completion_ids, mask, logprobs)
+    for turn in episode.turns[span.start : span.stop]:
+        observed = [] if turn is first else turn.new_ids
+        completion_ids += observed + turn.response_ids
+        mask += [0] * len(observed) + [sampled] * len(turn.response_ids)
+        logprobs += [0.0] * len(observed) + (turn.logprobs or [0.0] * len(turn.response_ids))
+    messages = episode.prompt if first.messages is None else first.messages
+    return Row(episode, span, messages, first.new_ids, completion_ids, mask, logprobs)
+
+
+def row_turns(rows: Sequence[Row], episodes: Sequence[Episode]) -> torch.Tensor:
+    """Which turns each row holds: the episode's index, the first turn's and how many there are, shape (rows, 3)."""
+    index = {id(episode): i for i, episode in enumerate(episodes)}
+    return torch.tensor([[index[id(row.episode)], row.turns.start, len(row.turns)] for row in rows])
 
 
 def padded_count(most: int, steps: int, batch_size: int) -> int:
@@ -120,6 +112,7 @@ def padded_count(most: int, steps: int, batch_size: int) -> int:
 
 def rows_batch(
     rows: Sequence[Row],
+    turns: torch.Tensor,
     advantages: torch.Tensor,
     count: int,
     pad_token_id: int,
@@ -131,8 +124,10 @@ def rows_batch(
     Args:
         rows (`list[Row]`):
             The rows of this process.
+        turns (`torch.Tensor`):
+            What [`row_turns`] says of them, shape (rows, 3).
         advantages (`torch.Tensor`):
-            Of each row's episode, shape (rows,).
+            Of each episode, shape (episodes,).
         count (`int`):
             B, rows of the batch.
         pad_token_id (`int`):
@@ -142,8 +137,8 @@ def rows_batch(
 
     Returns:
         `dict[str, torch.Tensor]`: `prompt_ids` and `prompt_mask`, shape (B, P); `completion_ids`, `completion_mask`,
-        `tool_mask` (1 = sampled by the policy) and `sampling_per_token_logps`, shape (B, T); `advantages` and
-        `row_index` (-1 in masked rows), shape (B,).
+        `tool_mask` (1 = sampled by the policy) and `sampling_per_token_logps`, shape (B, T); `advantages`, shape
+        (B,); and `row_turns` (-1 in masked rows), shape (B, 3).
     """
     missing = count - len(rows)
     device = advantages.device
@@ -163,10 +158,8 @@ def rows_batch(
         "sampling_per_token_logps": padded(
             [[math.nan if value is None else value for value in row.logprobs] for row in rows], [0.0] * 2, 0.0, "right"
         ),
-        "advantages": torch.cat([advantages, advantages.new_zeros(missing)]),
-        "row_index": torch.arange(count, device=device).masked_fill(
-            torch.arange(count, device=device) >= len(rows), -1
-        ),
+        "advantages": torch.cat([advantages[turns[:, 0].to(device)], advantages.new_zeros(missing)]),
+        "row_turns": torch.cat([turns, turns.new_full((missing, 3), -1)]).to(device),
     }
 
 
@@ -208,23 +201,29 @@ def micro_batches(batch: Mapping[str, Any], batch_size: int, loss_type: str) -> 
     return parts
 
 
-def record_tokens(rows: Sequence[Row], batch: Mapping[str, Any], found: Mapping[str, torch.Tensor]) -> None:
+def record_tokens(episodes: Sequence[Episode], batch: Mapping[str, Any], found: Mapping[str, torch.Tensor]) -> None:
     """
-    Write what was found at each token into the turns it belongs to, unless they have it.
+    Write what was found at each token into the turn that sampled it, unless the turn has it.
 
     Args:
-        rows (`list[Row]`):
-            The rows of the generation batch; after a resume in its middle there may be none.
+        episodes (`list[Episode]`):
+            The episodes of the generation batch; after a resume in its middle there are none.
         batch (`dict[str, Any]`):
-            Some of them, by `row_index`.
+            Some of their rows, by `row_turns`.
         found (`dict[str, torch.Tensor]`):
             By the names of fields of [`Turn`], shape (B, T). Gaps and gates only count where there is a teacher.
     """
-    if not rows or "row_index" not in batch:
+    if not episodes or "row_turns" not in batch:
         return
     columns = {name: values.detach().float().tolist() for name, values in found.items()}
     taught = batch["teacher_mask"][:, 0].tolist() if "gaps" in found else []
-    for position, index in enumerate(batch["row_index"].tolist()):
-        if index >= 0:
-            known = [name for name in columns if name not in ("gaps", "gates") or taught[position]]
-            rows[index].record(**{name: columns[name][position] for name in known})
+    for position, (episode, first, count) in enumerate(batch["row_turns"].tolist()):
+        known = [name for name in columns if name not in ("gaps", "gates") or taught[position]]
+        end = 0
+        for number in range(first, first + count if episode >= 0 else first):
+            turn = episodes[episode].turns[number]
+            start = end + (len(turn.new_ids) if number > first else 0)
+            end = start + len(turn.response_ids)
+            for name in known:
+                if getattr(turn, name) is None:
+                    setattr(turn, name, columns[name][position][start:end])

@@ -43,7 +43,7 @@ from .generation import trainer_backend
 from .losses import Gate
 from .metrics import add_episodes, add_token_means, add_values
 from .rollout import Rollout, environment_kinds, return_reward
-from .rows import episode_rows, record_tokens
+from .rows import Row, episode_rows, record_tokens, row_turns
 from .skills import SkillLibrary
 from .teacher import Teacher
 
@@ -84,22 +84,10 @@ class SDARTrainer(RowsGRPOTrainer):
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
             Tasks. It must include a column `"prompt"`; the other columns reach the environment's `reset`, the skills
             and the reward functions.
-        eval_dataset (*optional*):
-            As in [`~trl.GRPOTrainer`].
-        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            As in [`~trl.GRPOTrainer`].
-        reward_processing_classes (*optional*):
-            As in [`~trl.GRPOTrainer`].
-        callbacks (list of [`~transformers.TrainerCallback`], *optional*):
-            As in [`~trl.GRPOTrainer`].
-        optimizers (`tuple`, *optional*, defaults to `(None, None)`):
-            As in [`~trl.GRPOTrainer`].
-        quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*):
+        eval_dataset, processing_class, reward_processing_classes, callbacks, optimizers, quantization_config, tools:
             As in [`~trl.GRPOTrainer`].
         peft_config ([`~peft.PeftConfig`], *optional*):
             As in [`~trl.GRPOTrainer`]. The teacher is the current adapter, the reference model the base.
-        tools (list of `Callable`, *optional*):
-            As in [`~trl.GRPOTrainer`].
         environment_factory (`Callable` or `dict[str, Callable]`, *optional*):
             Makes an environment, or a dictionary of names to such callables. An environment with a `step` method (a
             [`~sdar_trl.envs.TextEnv`]) is played by this package's text-action loop, and its return is the reward;
@@ -177,14 +165,12 @@ class SDARTrainer(RowsGRPOTrainer):
         if plays_text:
             if tools:
                 raise ValueError("`tools` are for TRL's tool loop; an environment with `step` takes actions as text.")
-            if not isinstance(reward_funcs, list):
-                reward_funcs = [] if reward_funcs is None else [reward_funcs]
+            own = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs else []
             # as TRL adds an environment's `get_reward`
-            reward_funcs = [*reward_funcs, return_reward(environments, args.invalid_action_penalty)]
-            weights: Any = args.reward_weights
-            if weights is not None:
+            reward_funcs = [*own, return_reward(environments, args.invalid_action_penalty)]
+            if args.reward_weights is not None:
                 args = copy.copy(args)  # the caller's stays as it is
-                args.reward_weights = [*weights, 1.0]
+                args.reward_weights = [*args.reward_weights, 1.0]  # type: ignore[misc]
 
         super().__init__(
             model=model,
@@ -205,8 +191,8 @@ class SDARTrainer(RowsGRPOTrainer):
         if self._is_vlm:
             raise ValueError("SDARTrainer trains text models; pass a tokenizer as `processing_class`.")
 
-        self.episodes, self._rows = [], []
-        self._forwards: list[tuple] = []  # what each forward inside `_compute_loss` returned
+        self.episodes = []
+        self._forwards: list[tuple] | None = None  # what the forwards inside `_compute_loss` return
         chat = Chat(self._tokenizer, self.chat_template_kwargs, args.context_role)  # type: ignore[arg-type]
         context_length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if plays_text:
@@ -271,13 +257,13 @@ class SDARTrainer(RowsGRPOTrainer):
         output = super()._generate_and_score_completions(self._inputs)
         if self.rollout_func is None:
             self.episodes = self._loop_episodes(self._inputs, output)
-        self._rows = [row for episode in self.episodes for row in episode_rows(episode, self._tokenizer.pad_token_id)]
-        output["row_index"] = torch.arange(len(self.episodes), device=self.accelerator.device)
+        rows = [row for episode in self.episodes for row in episode_rows(episode, self._tokenizer.pad_token_id)]
+        output["row_turns"] = row_turns(rows, self.episodes).to(self.accelerator.device)
         if self.rollout_func is not None:
-            output = self._batch_of_rows(output)
+            output = self._batch_of_rows(output, rows)
         # a coefficient that has come down to 0 stays there; one that warms up is needed before it is used
         if self._scheduled("sdar_coef") > 0 or (self.args.sdar_coef > 0 and self.args.sdar_coef_schedule == "warmup"):
-            output.update(self._teacher_pass(output))
+            output.update(self._teacher_pass(output, rows))
             if self.args.signal == "advantage":
                 output["advantages"] = self._token_advantages(output)
         if self._learns_skills and self.model.training:
@@ -306,28 +292,14 @@ class SDARTrainer(RowsGRPOTrainer):
             "episode": self.episodes,
         }
 
-    def _calculate_rewards(self, inputs: list, prompts: list, completions: list, *args: Any) -> torch.Tensor:
-        """Reward functions, and TRL's table of completions, are given the episodes' own messages."""
-        for index, row in enumerate(inputs):
-            if "episode" in row:
-                episode = row["episode"]
-                prompts[index] = episode.prompt
-                completions[index] = episode.messages[len(episode.prompt) :]
-        rewards = super()._calculate_rewards(inputs, prompts, completions, *args)  # of all processes
-        own = rewards[self.accelerator.process_index * len(inputs) :][: len(inputs)]
-        returns = (own * self.reward_weights.to(own.device)).nansum(1).tolist()
-        for row, prompt, value in zip(inputs, prompts, returns, strict=True):
-            row["_read"], row["_return"] = prompt, value  # for the episodes of TRL's own loop
-        return rewards
-
     # Teacher
 
-    def _teacher_pass(self, output: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def _teacher_pass(self, output: dict[str, Any], rows: list[Row]) -> dict[str, torch.Tensor]:
         """Log-probs of the student's completions under the same weights with context: `teacher_per_token_logps`, shape
         (B, T), and `teacher_mask`, shape (B, 1), 0 for the rows that have no teacher. For a divergence over the
         vocabulary also `teacher_hidden`, shape (B, T, H), or `teacher_top_logps` and `teacher_top_ids`, (B, T, K)."""
         input_ids, attention_mask, teacher_mask, metrics = self.teacher.read(
-            self.episodes, self._rows, output["completion_ids"], output["completion_mask"]
+            self.episodes, rows, output["completion_ids"], output["completion_mask"]
         )
         add_values(self._mode_metrics, metrics)
         length = output["completion_ids"].size(1)
@@ -352,15 +324,15 @@ class SDARTrainer(RowsGRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs) -> tuple:
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        self._forwards.append(result)
+        if self._forwards is not None:
+            self._forwards.append(result)
         return result
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        self._forwards.clear()
+        self._forwards = []
         with self.distillation.hidden_states() as hidden_states:
             loss = self.args.policy_coef * super()._compute_loss(model, inputs)
-        [(student_logps, entropies, _)] = self._forwards  # the one forward of TRL's loss
-        self._forwards.clear()
+        [(student_logps, entropies, _)], self._forwards = self._forwards, None  # the one forward of TRL's loss
         found = {"logprobs": student_logps, "entropies": entropies}
         if "teacher_mask" in inputs and self.args.signal == "loss":
             gate_beta, coef = self._scheduled("gate_beta"), self._scheduled("sdar_coef")
@@ -376,7 +348,7 @@ class SDARTrainer(RowsGRPOTrainer):
                 "sdar/gap_mean": gated["gap"],
             }
             self._log_tokens(means, teacher_read_mask(inputs), {"sdar/coef": coef, "sdar/gate_beta": gate_beta})
-        record_tokens(self._rows, inputs, found)
+        record_tokens(self.episodes, inputs, found)
         return loss * inputs["loss_weight"] if "loss_weight" in inputs else loss
 
     def _scheduled(self, name: str) -> float:

@@ -1,5 +1,7 @@
 """Panels, intervals, and evaluation with and without skills."""
 
+import dataclasses
+import json
 import math
 
 import pytest
@@ -77,3 +79,44 @@ def test_the_policy_reads_skills_only_when_it_is_given_them(rollout, tasks, skil
             assert ("say every number." in text) == (library is not None)
             assert ("even tasks want calm." in text) == (library is not None and episode.task["task_type"] == "even")
             assert f"count to {episode.task['length']}" in text
+
+
+def test_a_policy_whose_template_has_no_system_role_is_evaluated_with_skills(
+    random_model_folder, tokenizer, tasks, skills
+):
+    plain = type(tokenizer).from_pretrained(tokenizer.name_or_path)
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    plain.chat_template = refuses + plain.chat_template
+    rows = [{**task, "prompt": task["prompt"][1:]} for task in tasks]
+    model = AutoModelForCausalLM.from_pretrained(random_model_folder)
+    options = {"temperature": 0, "max_response_length": 8}
+    with pytest.raises(ValueError, match='context_role="user"'):
+        evaluate(policy_rollout(model, plain, CountingEnv, **options), rows, skills=skills)
+    rollout = policy_rollout(model, plain, CountingEnv, context_role="user", **options)
+    for episode in episodes_of(rollout, rows, skills=skills):
+        assert "<|im_start|>user\n# skills" in plain.decode(episode.prompt_ids)
+
+
+def test_a_record_says_what_became_of_each_task(rollout, tasks):
+    found = evaluate(rollout, [*tasks, {**tasks[0], "fails_at": 1}], seed=3)
+    assert [record.task_id for record in found] == [task["task_id"] for task in [*tasks, tasks[0]]]
+    assert {record.seed for record in found} == {3}
+    assert [record.turns for record in found][:8] == [task["length"] for task in tasks]
+    assert found[-1].stop_reason == "env_error" and not found[-1].success
+    data = found[0].to_dict()
+    assert {"task_id", "seed", "success", "score", "return", "turns", "stop_reason"} <= set(data)
+    assert json.loads(json.dumps(data)) == data
+
+
+def test_numbers_of_the_environment_are_columns_of_the_table():
+    rows = [dataclasses.replace(record, metrics={"f1": 0.25 * i}) for i, record in enumerate(records(1, 4))]
+    result = summarize(rows)
+    assert result.metrics == {"f1": 0.375}
+    assert "f1" in results_table({"a": result, "b": summarize(records(1, 4))}) and "0.375" in results_table(
+        {"a": result}
+    )
+
+
+def test_an_empty_panel_is_an_error():
+    with pytest.raises(ValueError, match="panel was empty"):
+        summarize([])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sdar_trl import Episode, StopReason, Turn
-from sdar_trl.rows import episode_rows, micro_batches, padded_count, record_tokens, rows_batch
+from sdar_trl.rows import episode_rows, micro_batches, padded_count, record_tokens, row_turns, rows_batch
 
 
 FRESH = [{"role": "user", "content": "anew"}]
@@ -73,22 +73,23 @@ def test_the_padded_count_splits_into_equal_parts_that_fit_and_wastes_less_than_
 def test_a_batch_of_rows_keeps_every_token_and_masks_what_fills_it_up():
     one = episode(([1, 2], [3, 3], True), ([4], [5], True))
     rows = episode_rows(one, 0)
-    batch = rows_batch(rows, torch.tensor([0.5, 0.5]), 3, pad_token_id=0)
+    batch = rows_batch(rows, row_turns(rows, [one]), torch.tensor([0.5]), 3, pad_token_id=0)
     assert batch["prompt_ids"].tolist() == [[1, 2], [0, 4], [0, 0]]
     assert batch["completion_ids"].tolist() == [[3, 3], [5, 0], [0, 0]]
     assert batch["completion_mask"].tolist() == [[1, 1], [1, 0], [0, 0]]
     assert batch["advantages"].tolist() == [0.5, 0.5, 0.0]
-    assert batch["row_index"].tolist() == [0, 1, -1]
+    assert batch["row_turns"].tolist() == [[0, 0, 1], [0, 1, 1], [-1, -1, -1]]
     assert (batch["completion_mask"] * batch["tool_mask"]).sum() == 3
     assert batch["prompt_mask"].sum(1).min() == 1  # a row without anything to attend to would be NaN
 
 
 def test_micro_batches_hold_every_row_once():
-    rows = [row for n in range(5) for row in episode_rows(episode(([1], [2] * (n + 1), True)), 0)]
-    batch = rows_batch(rows, torch.zeros(5), 6, pad_token_id=0)
+    episodes = [episode(([1], [2] * (n + 1), True)) for n in range(5)]
+    rows = [row for one in episodes for row in episode_rows(one, 0)]
+    batch = rows_batch(rows, row_turns(rows, episodes), torch.zeros(5), 6, pad_token_id=0)
     batch |= {"num_items_in_batch": torch.tensor(15), "row_weight": torch.tensor(6 / 5)}
     parts = micro_batches(batch, 4, "grpo")
-    assert [part["row_index"].tolist() for part in parts] == [[0, 1, 2], [3, 4, -1]]
+    assert [part["row_turns"][:, 0].tolist() for part in parts] == [[0, 1, 2], [3, 4, -1]]
     assert sum(part["num_items_in_batch"] for part in parts) == 15
     weights = torch.stack([part["loss_weight"] for part in micro_batches(batch, 4, "bnpo")])
     torch.testing.assert_close(weights, 2 * torch.tensor([6 / 15, 9 / 15]))
@@ -97,12 +98,12 @@ def test_micro_batches_hold_every_row_once():
 def test_what_is_found_at_a_token_goes_to_the_turn_that_sampled_it_and_stays():
     one = episode(([1, 2], [3], True), ([4], [5, 6], False), ([9], [7, 7], True))
     rows = episode_rows(one, 0)
-    batch = rows_batch(rows, torch.zeros(2), 3, pad_token_id=0)
+    batch = rows_batch(rows, row_turns(rows, [one]), torch.zeros(1), 3, pad_token_id=0)
     batch["teacher_mask"] = torch.tensor([[1.0], [0.0], [0.0]])
     values = torch.arange(12.0).view(3, 4)
     order = [2, 1, 0]  # TRL shuffles
     shuffled = {name: value[order] for name, value in batch.items()}
-    record_tokens(rows, shuffled, {"entropies": values, "gaps": values, "gates": values})
-    record_tokens(rows, shuffled, {"entropies": values + 50, "gaps": values + 50, "gates": values + 50})
+    record_tokens([one], shuffled, {"entropies": values, "gaps": values, "gates": values})
+    record_tokens([one], shuffled, {"entropies": values + 50, "gaps": values + 50, "gates": values + 50})
     assert [turn.entropies for turn in one.turns] == [[8.0], [10.0, 11.0], [4.0, 5.0]]
     assert [turn.gaps for turn in one.turns] == [[8.0], [10.0, 11.0], None]  # no teacher read the second row

@@ -10,6 +10,7 @@ from sdar_trl import SkillLibrary
 from sdar_trl.chat import Chat
 from sdar_trl.envs import WebShopEnv
 from sdar_trl.evaluation import evaluate, policy_rollout, summarize
+from sdar_trl.history import windowed
 from sdar_trl.policies import TINY_POLICY, policy_limits, policy_path
 from sdar_trl.policies.tiny import (
     ERRORS,
@@ -22,9 +23,10 @@ from sdar_trl.policies.tiny import (
 )
 
 
-def test_the_policy_shops_better_with_skills_than_without_by_ten_points_and_more(tokenizer):
+@pytest.mark.parametrize("history", ["growing", "window"])
+def test_the_policy_shops_better_with_skills_than_without_by_ten_points_and_more(history, tokenizer):
     model = AutoModelForCausalLM.from_pretrained(TINY_POLICY, dtype="float32")
-    rollout = policy_rollout(model, tokenizer, WebShopEnv, **policy_limits("tiny"))
+    rollout = policy_rollout(model, tokenizer, WebShopEnv, history=history, **policy_limits("tiny"))
     panel = WebShopEnv.dataset("test").select(range(128))
     without, with_skills = (
         summarize(evaluate(rollout, panel, skills=library)).success
@@ -77,10 +79,17 @@ def test_a_policy_is_made_from_scripted_episodes_in_one_pass():
     env, skills, rng = WebShopEnv(), SkillLibrary.bundled("webshop"), random.Random(0)
     tasks = list(WebShopEnv.dataset("train").select(range(20)))
     tokenizer = train_tokenizer((env.reset(**task) for task in tasks), vocab_size=400)
-    conversations = [scripted_episode(env, task, skills, Chat(tokenizer), rng) for task in tasks[:6]]
+    conversations = [row for task in tasks[:6] for row in scripted_episode(env, task, skills, Chat(tokenizer), rng)]
+    assert len(conversations) == 6
     for ids, mask in conversations:
         responses = tokenizer.decode([token for token, sampled in zip(ids, mask, strict=True) if sampled])
         assert responses.startswith("<action>search[") and responses.count("</action><|im_end|>") > 1
+    window = windowed(2, WebShopEnv.history)
+    by_turn = scripted_episode(env, tasks[0], skills, Chat(tokenizer), rng, window)
+    assert len(by_turn) > 1  # a row a turn, each with one response
+    for ids, mask in by_turn:
+        responses = tokenizer.decode([token for token, sampled in zip(ids, mask, strict=True) if sampled])
+        assert responses.count("</action><|im_end|>") == 1 and mask[-1] == 1
     model = new_policy(tokenizer, hidden_size=64, layers=1)
     before = model.model.embed_tokens.weight.detach().clone()
     warm_start(model, conversations)

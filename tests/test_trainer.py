@@ -1,8 +1,10 @@
 """SDARTrainer from outside, against TRL's own trainer and against independent computations."""
 
+import dataclasses
 import inspect
 import re
 
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
@@ -16,6 +18,7 @@ from trl_hooks import ATTRIBUTES, DIVERGENCE_KERNEL, TRL_HOOKS
 
 from sdar_trl import SDARConfig, SDARTrainer
 from sdar_trl.chat import Chat
+from sdar_trl.evaluation import evaluate_trainer
 from sdar_trl.rollout import Rollout
 
 
@@ -214,7 +217,7 @@ def test_dropout_does_not_reach_the_teacher(make_trainer, make_config):
     trainer = make_trainer(peft_config=LoraConfig(**{**LORA, "lora_dropout": 0.9, "init_lora_weights": False}))
     trainer.model.train()
     output = scored_batch(trainer)
-    again = trainer._teacher_pass(output)
+    again = trainer._teacher_pass(output, [only_row(episode) for episode in trainer.episodes])
     assert torch.equal(output["teacher_per_token_logps"], again["teacher_per_token_logps"])
     assert trainer.model.training
 
@@ -339,6 +342,64 @@ def test_the_reward_is_the_return_minus_the_penalty_and_other_rewards_add_to_it(
     assert config.reward_weights == [10.0]
 
 
+@pytest.mark.parametrize("history", ["growing", "window"])
+def test_reward_functions_and_the_table_of_completions_see_the_episode(
+    history, make_trainer, make_config, tasks, tmp_path
+):
+    seen = []
+
+    def watching(prompts, completions, episode, **_):
+        seen.append((prompts, completions, episode))
+        return [float(len(one.turns)) for one in episode]
+
+    config = make_config(history=history, log_completions=True, max_steps=1, num_completions_to_print=0)
+    trainer = make_trainer(config, reward_funcs=watching, train_dataset=tasks.select([2]))  # three turns
+    trainer.train()
+    [(prompts, completions, episodes)] = seen
+    assert episodes == trainer.episodes and len(episodes) == 4
+    for prompt, completion, episode in zip(prompts, completions, episodes, strict=True):
+        assert prompt == [
+            {"role": "system", "content": "you count."},
+            {"role": "user", "content": "task: count to 3"},
+        ]
+        assert [message["role"] for message in completion] == ["assistant", "user", "assistant", "user", "assistant"]
+        assert [message["content"] for message in completion[1::2]] == ["now at 1", "now at 2"]
+        assert prompt + completion == episode.messages
+    table = pd.read_parquet(next((tmp_path / "out" / "completions").glob("*.parquet")))
+    assert [message["content"] for message in table["completion"][0][1::2]] == ["now at 1", "now at 2"]
+    assert table["prompt"][0][1]["content"] == "task: count to 3"
+    assert trainer.state.log_history[0]["rewards/watching/mean"] == 3.0
+
+
+def test_numbers_of_the_environment_are_logged_as_they_were_last_reported(make_trainer, make_config, tasks):
+    class Reporting(CountingEnv):
+        def step(self, response):
+            step = super().step(response)
+            return dataclasses.replace(step, metrics={"steps": float(self.turn)} if self.turn % 2 else {})
+
+    trainer = make_trainer(make_config(max_steps=1), environment_factory=Reporting, train_dataset=tasks.select([1]))
+    trainer.train()  # two turns, of which the first reports
+    assert trainer.state.log_history[0]["env/steps"] == 1.0
+    [record, *_] = evaluate_trainer(trainer, tasks.select([2]))
+    assert record.metrics == {"steps": 3.0}
+
+
+def test_a_student_that_reads_the_skills_has_no_teacher_that_reads_them_twice(
+    make_trainer, make_config, tasks, tokenizer
+):
+    config = make_config(student_skills="eval", sdar_coef=0.5, num_generations_eval=1)
+    trainer = make_trainer(config, cls=Recording, eval_dataset=tasks)
+    trainer.model.eval()
+    trainer.current_gradient_accumulation_steps = 1
+    output = trainer._generate_and_score_completions([dict(row) for row in tasks])
+    for ids, _ in trainer.read:
+        for text in tokenizer.batch_decode(ids):
+            assert text.count("say every number.") == 1
+    assert output["teacher_mask"].sum() == 0
+    assert all(e.student_context.count("say every number.") == 1 for e in trainer.episodes)
+    trainer.evaluate()
+
+
 def test_an_environment_without_step_goes_to_trls_tool_loop_and_has_a_teacher_too(
     make_trainer, make_config, tokenizer, tasks, monkeypatch
 ):
@@ -366,6 +427,24 @@ def test_without_an_environment_the_teacher_reads_the_prompts_of_the_dataset(mak
     )
     trainer.train()
     assert any("even tasks want calm." in tokenizer.decode(ids[0]) for ids, _ in trainer.read)
+
+
+def test_environments_by_name_each_play_their_own_tasks_and_give_their_returns(make_trainer, make_config, tasks):
+    class Backwards(CountingEnv):
+        def reset(self, **task):
+            return super().reset(**task)[::-1]
+
+    rows = [{**task, "environment": ["a", "b"][index % 2]} for index, task in enumerate(tasks)]
+    factories = {"a": CountingEnv, "b": Backwards}
+    trainer = make_trainer(make_config(max_steps=1), environment_factory=factories, train_dataset=Dataset.from_list(rows))
+    inputs = scored_batch(trainer, count=8)
+    for episode in trainer.episodes:
+        said = episode.prompt[-1]["content"].removeprefix("task: ")
+        assert said.startswith("count to") == (episode.task["environment"] == "a")
+    returns = torch.tensor([e.episode_return - 0.1 * e.invalid_actions for e in trainer.episodes]).view(2, 4)
+    expected = (returns - returns.mean(1, keepdim=True)) / (returns.std(1, keepdim=True) + 1e-4)
+    torch.testing.assert_close(inputs["advantages"].cpu().view(2, 4), expected, rtol=1e-4, atol=1e-4)
+    assert "rewards/environment_reward/mean" in trainer._metrics["train"]
 
 
 def test_text_and_tool_environments_do_not_mix(make_trainer):

@@ -201,7 +201,7 @@ def test_rows_by_turn_of_one_turn_are_what_trl_is_given(make, tasks):
     batch = scored_batch(expanded, rows=rows)
     last = {id(e): None for e in expanded.episodes}
     plain = make(beta=0.04, num_iterations=2)
-    plain._batch_of_rows = lambda output: output  # what TRL made of the last rows
+    plain._batch_of_rows = lambda output, rows: output  # what TRL made of the last rows
     plain.teacher.read = None
     plain.args.sdar_coef = 0.0
     theirs = scored_batch(plain, rows=rows)
@@ -338,13 +338,52 @@ def test_masked_rows_have_no_gradient(make, tasks):
     inputs = scored_batch(
         trainer, rows=ragged_rows(tasks, (4, 2, 2, 1))
     )  # nine rows in three micro-batches: none masked
-    assert (inputs["row_index"] >= 0).all()
+    assert (inputs["row_turns"] >= 0).all()
     with_more = {
         name: torch.cat([value, torch.zeros_like(value[:3])]) if value.ndim else value
         for name, value in inputs.items()
     }
     with_more["prompt_mask"][-3:, -1] = 1
-    with_more["row_index"][-3:] = -1
+    with_more["row_turns"][-3:] = -1
     left, right = gradients(trainer, inputs), gradients(trainer, with_more)
     for name in left:
         torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-7)
+
+
+def test_a_run_resumed_in_the_middle_of_a_generation_batch_is_the_run_that_was_never_stopped(make, tmp_path):
+    options = {"num_iterations": 2, "steps_per_generation": 4, "max_steps": 6, "beta": 0.04}
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    whole = make(**options, **saving, output_dir=str(tmp_path / "whole"))
+    whole.train()
+    for step in (1, 3):  # a generation batch lasts for four optimisation steps
+        resumed = make(**options, output_dir=str(tmp_path / "resumed"))
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        for left, right in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+            assert torch.equal(left, right)
+
+
+def test_siblings_and_hindsight_teach_by_turn(make_trainer, make_config, tasks):
+    from sdar_trl import hindsight_context, sibling_context
+
+    for context in (sibling_context, hindsight_context):
+        config = make_config(history="window", per_device_train_batch_size=4, max_completion_length=60)
+        trainer = make_trainer(config, environment_factory=RaggedEnv, skills=context)
+        trainer.train()
+        assert all("sdar/gap_mean" in entry for entry in trainer.state.log_history if "loss" in entry)
+
+
+def test_a_summary_that_replaces_the_history_begins_a_new_row(make_trainer, make_config, tasks):
+    """An environment that rewrites its history now and then needs no option of its own."""
+
+    class Summarizing(CountingEnv):
+        @staticmethod
+        def history(first, past, observation, step):
+            return first if step == 1 else f"what matters: {len(past)} said. {observation}"
+
+    trainer = make_trainer(
+        make_config(history="window", history_window=9, max_completion_length=60), environment_factory=Summarizing
+    )
+    inputs = scored_batch(trainer, rows=ragged_rows(tasks))
+    assert inputs["completion_ids"].size(0) == 12
+    gradients(trainer, inputs)
+    assert all(turn.gaps is not None for episode in trainer.episodes for turn in episode.turns)

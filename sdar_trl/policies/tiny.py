@@ -23,9 +23,10 @@ from trl.trainer.utils import pad
 
 from ..chat import Chat
 from ..envs import WebShopEnv
-from ..history import with_observation
-from ..skills import Skill, SkillLibrary, format_skills
+from ..history import History, growing, windowed
+from ..skills import SkillLibrary, format_skills
 from .names import TINY_POLICY, policy_limits
+from .scripted import ERRORS, MAX_TURNS, scripted_episode, scripted_response
 
 
 # ChatML. Tools are described in the system message, called as JSON in <tool_call> tags, answered in the tool role.
@@ -106,117 +107,6 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
         response_template=RESPONSE_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
-
-
-# Scripted player
-
-# How often it errs: (opens a product that does not fit, buys before all options are chosen, searches for too little,
-# writes no legal action), by what is in its prompt. Without the skills of its task it is a poor shopper, with them
-# nearly an expert.
-ERRORS = {
-    "own skills": (0.02, 0.02, 0.02, 0.0),
-    "other skills": (0.15, 0.25, 0.2, 0.01),
-    "none": (0.25, 0.4, 0.4, 0.02),
-}
-LIMITS: dict[str, Any] = policy_limits("tiny")
-MAX_TURNS = LIMITS["max_turns"]
-
-
-def scripted_response(env: WebShopEnv, errors: tuple[float, ...], rng: random.Random) -> str:
-    """
-    What the scripted player says to the page before it.
-
-    Args:
-        env ([`WebShopEnv`]):
-            The environment in play; the player knows the goal.
-        errors (`tuple[float, ...]`):
-            Probabilities of its kinds of errors.
-        rng (`random.Random`):
-            Draws them.
-
-    Returns:
-        `str`: the response.
-    """
-    wrong_product, no_options, poor_query, illegal = errors
-    page, goal = env.page, env.goal
-    if rng.random() < illegal:
-        return _respond(f"click[{rng.choice(goal.attributes)}]")
-    if page.kind == "search":
-        wanted = sorted(goal.attributes, key=goal.instruction.find)
-        if rng.random() < poor_query:
-            wanted = wanted[:0]
-        return _respond(f"search[{' '.join([*wanted, goal.query])}]")
-    if page.kind == "results":
-        listed = [product.asin for product in page.listed]
-        if listed and rng.random() < wrong_product:
-            return _respond(f"click[{rng.choice(listed[:4]).lower()}]")
-        if goal.asin in listed:
-            return _respond(f"click[{goal.asin.lower()}]")
-        return _respond("click[next >]" if listed else "click[back to search]")
-    missing = [
-        (name, value)
-        for name, value in goal.options.items()
-        if page.options.get(name) != value and value in page.clickables
-    ]
-    if missing and rng.random() >= no_options:
-        name, value = missing[0]
-        return _respond(f"click[{value}]", thought=f"{name}: {value} ")
-    return _respond("click[buy now]")
-
-
-def _respond(action: str, thought: str = "") -> str:
-    return f"{thought}<action>{action}</action>"
-
-
-def scripted_context(skills: SkillLibrary, task_type: str, rng: random.Random) -> tuple[str, str]:
-    """Skills to put into the prompt of a scripted episode, and which row of `ERRORS` they call for."""
-    general = [skill for skill in skills if skill.always]
-    own = [skill for skill in skills if task_type in skill.task_types]
-    others = [skill for skill in skills if not skill.always and skill not in own]
-    [kind] = rng.choices(["none", "own skills", "other skills"], [0.3, 0.5, 0.2])
-    if kind == "none":
-        return "", kind
-    if kind == "own skills":
-        return format_skills([*general, *own]), kind
-    chosen: list[Skill] = rng.sample(others, rng.randint(0, 2))
-    return format_skills([*general, *chosen]), kind
-
-
-def scripted_episode(
-    env: WebShopEnv, task: dict[str, Any], skills: SkillLibrary, chat: Chat, rng: random.Random
-) -> tuple[list[int], list[int]]:
-    """
-    Play one scripted episode.
-
-    Args:
-        env ([`WebShopEnv`]):
-            The environment.
-        task (`dict`):
-            A row of its dataset.
-        skills ([`SkillLibrary`]):
-            Skills that may be in the prompt.
-        chat ([`Chat`]):
-            Renders the conversation.
-        rng (`random.Random`):
-            Draws prompt and errors.
-
-    Returns:
-        `tuple[list[int], list[int]]`: the conversation's ids, and 1 for those of responses.
-    """
-    context, kind = scripted_context(skills, task["task_type"], rng)
-    messages = chat.with_context(task["prompt"], context)
-    ids = chat.prompt_ids(with_observation(messages, env.reset(**task)))
-    mask = [0] * len(ids)
-    for _ in range(MAX_TURNS):
-        text = scripted_response(env, ERRORS[kind], rng)
-        response = [*chat.tokenizer(text, add_special_tokens=False)["input_ids"], chat.end_of_turn_id]
-        ids, mask = ids + response, mask + [1] * len(response)
-        step = env.step(text)
-        if step.terminated:
-            break
-        following = chat.observation_ids(step.observation, response)
-        ids, mask = ids + following, mask + [0] * len(following)
-    return ids, mask
 
 
 # Warm start
@@ -357,30 +247,47 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=20_000, help="Scripted episodes to train on.")
     parser.add_argument("--hidden_size", type=int, default=128, help="Width of the model.")
     parser.add_argument("--layers", type=int, default=4, help="Depth of the model.")
+    parser.add_argument(
+        "--start_from", metavar="DIR", help="Go on from a policy of this kind, with the last cycle alone."
+    )
     args = parser.parse_args()
 
     env, skills = WebShopEnv(), SkillLibrary.bundled("webshop")
     tasks = list(WebShopEnv.dataset("train"))
-    tokenizer = build_tokenizer(env, tasks, skills)
-    chat, rng = Chat(tokenizer), random.Random(0)
-    conversations = [scripted_episode(env, rng.choice(tasks), skills, chat, rng) for _ in range(args.episodes)]
-    lengths = [len(ids) for ids, _ in conversations]
-    print(f"{len(tokenizer)} tokens in the vocabulary; episodes of {sum(lengths) / len(lengths):.0f} tokens.")
-    # The second, gentler cycle sharpens what the first has found.
-    model = new_policy(tokenizer, args.hidden_size, args.layers)
-    for part, learning_rate in ((conversations[::2], 3e-3), (conversations[1::2], 2e-3)):
-        warm_start(model, part, learning_rate=learning_rate)
+    rng = random.Random(0)
+
+    def play(count: int, history: History = growing) -> list[tuple[list[int], list[int]]]:
+        return [
+            row for _ in range(count) for row in scripted_episode(env, rng.choice(tasks), skills, chat, rng, history)
+        ]
+
+    if args.start_from:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(args.start_from)
+        model = Qwen3ForCausalLM.from_pretrained(args.start_from, dtype=torch.float32)
+        chat = Chat(tokenizer)
+    else:
+        tokenizer = build_tokenizer(env, tasks, skills)
+        model = new_policy(tokenizer, args.hidden_size, args.layers)
+        chat = Chat(tokenizer)
+        # The second, gentler cycle sharpens what the first has found.
+        for learning_rate in (3e-3, 2e-3):
+            warm_start(model, play(args.episodes // 2), learning_rate=learning_rate)
+    # The last one is for a window on the history, and keeps the growing one in mind.
+    rows = play(args.episodes // 12) + play(args.episodes // 20, windowed(2, WebShopEnv.history))
+    rng.shuffle(rows)
+    warm_start(model, rows)
     print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}M parameters")
     model.half().save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)
 
     model = Qwen3ForCausalLM.from_pretrained(args.output, dtype=torch.float32)
     panel = WebShopEnv.dataset("validation").select(range(128))
-    rollout = policy_rollout(model, tokenizer, WebShopEnv, **LIMITS)
-    results = {
-        name: summarize(evaluate(rollout, panel, skills=context))
-        for name, context in (("without skills", None), ("with skills", skills))
-    }
+    limits: Any = policy_limits("tiny")
+    results = {}
+    for history in ("growing", "window"):
+        rollout = policy_rollout(model, tokenizer, WebShopEnv, history=history, **limits)
+        results[f"{history}, without skills"] = summarize(evaluate(rollout, panel))
+        results[f"{history}, with skills"] = summarize(evaluate(rollout, panel, skills=skills))
     print(results_table(results))
 
 
