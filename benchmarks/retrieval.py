@@ -15,11 +15,11 @@ import torch
 from common import table, write_json
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sdar_trl import SkillContext, SkillLibrary
+from sdar_trl import Episode, SkillContext
 from sdar_trl.contexts import skill_records
-from sdar_trl.envs import WebShopEnv
-from sdar_trl.evaluation import episode_record, evaluate, policy_rollout, summarize
-from sdar_trl.policies import policy_path
+from sdar_trl.envs import load_world
+from sdar_trl.evaluation import evaluate, policy_rollout, summarize
+from sdar_trl.policies import policy_limits, policy_path
 from sdar_trl.skills import RETRIEVERS, EmbeddingRetriever, UCBRetriever
 
 
@@ -30,9 +30,9 @@ def main() -> None:
     parser.add_argument("--ucb_tasks", type=int, default=768, help="Training tasks that UCB learns from.")
     parser.add_argument("--embedding_model", help="Sentence-transformers model; without one, embeddings are left out.")
     parser.add_argument("--retrievers", nargs="+", default=list(RETRIEVERS), help="Which to compare.")
-    parser.add_argument("--max_turns", type=int, default=7, help="Most turns of an episode.")
-    parser.add_argument("--max_response_length", type=int, default=20, help="Most tokens of a response.")
-    parser.add_argument("--max_completion_length", type=int, default=800, help="Most tokens of an episode.")
+    parser.add_argument("--max_turns", type=int, help="Most turns of an episode; else the policy's or the shop's.")
+    parser.add_argument("--max_response_length", type=int, help="Most tokens of a response; likewise.")
+    parser.add_argument("--max_completion_length", type=int, help="Most tokens of an episode; likewise.")
     parser.add_argument("--quick", action="store_true", help="Few tasks: shows that it runs.")
     parser.add_argument("--json", help="File to write the results to.")
     args = parser.parse_args()
@@ -41,10 +41,12 @@ def main() -> None:
 
     path = policy_path(args.model)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    limits = {name: getattr(args, name) for name in ("max_turns", "max_response_length", "max_completion_length")}
-    rollout = policy_rollout(model, AutoTokenizer.from_pretrained(path), WebShopEnv, **limits)
-    library = SkillLibrary.bundled("webshop")
-    panel = WebShopEnv.dataset("test").select(range(args.panel_size))
+    world = load_world("webshop")
+    limits: dict[str, Any] = {**world.limits, **policy_limits(args.model)}
+    limits |= {name: getattr(args, name) for name in limits if getattr(args, name) is not None}
+    rollout = policy_rollout(model, AutoTokenizer.from_pretrained(path), world.environment_factory, **limits)
+    library = world.skills()
+    panel = world.dataset("test").select(range(args.panel_size))
 
     rows: list[dict[str, Any]] = []
     for name in ("without", *args.retrievers):
@@ -55,12 +57,14 @@ def main() -> None:
                 continue
             context = SkillContext(kind(library, **({"model": args.embedding_model} if name == "embedding" else {})))
         if context is not None and isinstance(context.retriever, UCBRetriever):
-            tasks = WebShopEnv.dataset("train").select(range(args.ucb_tasks))
+            tasks = world.dataset("train").select(range(args.ucb_tasks))
             for start in range(0, len(tasks), 32):
+                played: list[Episode] = []
                 batch = tasks.select(range(start, min(start + 32, len(tasks))))
-                context.update(skill_records(evaluate(rollout, batch, skills=context)))
-        episodes = evaluate(rollout, panel, skills=context)
-        result = summarize([episode_record(episode) for episode in episodes])
+                evaluate(rollout, batch, skills=context, on_episode=played.append)
+                context.update(skill_records(played))
+        episodes: list[Episode] = []
+        result = summarize(evaluate(rollout, panel, skills=context, on_episode=episodes.append))
         own = [float(e.task["task_type"] in e.skills) for e in episodes]
         rows.append(
             {
@@ -76,7 +80,7 @@ def main() -> None:
         print(rows[-1], flush=True)
     print(table(rows))
     summary = {f"success_{row['retriever']}": row["success"] for row in rows}
-    write_json(args.json, {"options": vars(args), "rows": rows, "summary": summary})
+    write_json(args.json, {"options": {**vars(args), **limits}, "rows": rows, "summary": summary})
 
 
 if __name__ == "__main__":

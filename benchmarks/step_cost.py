@@ -93,9 +93,10 @@ def build_trainer(variant: str, args: argparse.Namespace, device: str) -> Any:
     task = {"prompt": messages, "task_id": "0", "task_type": "beauty", "goal": 0}
     random_ids = torch.randint(10, 1_000, (rows, turns, observation + response)).tolist()
 
-    def episode(index: int, prompt: list[dict[str, str]]) -> Episode:
-        prompt_ids = trainer.rollout.chat.prompt_ids(prompt)
-        one = Episode({**task, "prompt": prompt}, prompt_ids, stop_reason=StopReason.LOST)
+    def episode(index: int, context: str) -> Episode:
+        chat = trainer.rollout.chat
+        prompt_ids = chat.prompt_ids(chat.with_context(messages, context))
+        one = Episode(task, messages, stop_reason=StopReason.LOST, student_context=context)
         for number, ids in enumerate(random_ids[index]):
             before = prompt_ids if number == 0 else ids[:observation]
             one.turns.append(Turn("", before, ids[observation:], "", reward=float(index % 2)))
@@ -129,12 +130,12 @@ def build_trainer(variant: str, args: argparse.Namespace, device: str) -> Any:
         peft_config=LoraConfig(target_modules="all-linear") if args.lora else None,
     )
 
-    def play(tasks: list, with_context: Any = None) -> list[Episode]:
+    def play(tasks: list, student_context: Any = None) -> list[Episode]:
         """The same episodes in every step; with skills in the prompt, where the student reads them."""
-        episodes = [episode(index, messages) for index in range(len(tasks))]
-        if with_context is None:
-            return episodes
-        return [episode(index, prompt) for index, prompt in enumerate(with_context(episodes))]
+        texts = [""] * len(tasks)
+        if student_context is not None:
+            texts = student_context([Episode(task, messages) for _ in tasks])
+        return [episode(index, text) for index, text in enumerate(texts)]
 
     trainer.rollout.play = play
     return trainer
@@ -187,7 +188,7 @@ def worker(variant: str, args: argparse.Namespace) -> dict[str, float]:
 
 def divergence_memory(tokens: int) -> dict[str, float]:
     """Bytes that the reverse KL over 32,768 entries adds, forward and backward, with its inputs there already."""
-    from sdar_trl.divergences import Head, full_divergence
+    from sdar_trl.vocabulary import Head, full_divergence
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     weight = torch.randn(32_768, 64, device=device)

@@ -60,15 +60,15 @@ class SDARTrainer(RowsGRPOTrainer):
     Example:
 
     ```python
-    >>> from sdar_trl import SDARConfig, SDARTrainer, SkillLibrary
-    >>> from sdar_trl.envs import WebShopEnv
+    >>> from sdar_trl import SDARConfig, SDARTrainer, load_world
 
+    >>> world = load_world("webshop")
     >>> trainer = SDARTrainer(
     ...     model="Qwen/Qwen2.5-3B-Instruct",
-    ...     args=SDARConfig(output_dir="outputs"),
-    ...     train_dataset=WebShopEnv.dataset("train"),
-    ...     environment_factory=WebShopEnv,
-    ...     skills=SkillLibrary.bundled("webshop"),
+    ...     args=SDARConfig(output_dir="outputs", **world.limits),
+    ...     train_dataset=world.dataset("train"),
+    ...     environment_factory=world.environment_factory,
+    ...     skills=world.skills(),
     ... )
     >>> trainer.train()
     ```
