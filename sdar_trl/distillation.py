@@ -76,7 +76,7 @@ class Distillation:
         entropies: torch.Tensor,
         hidden_states: list[torch.Tensor],
         gate_beta: float,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         The loss of each token, `gate * divergence`.
 
@@ -93,14 +93,14 @@ class Distillation:
                 Sharpness of the gate.
 
         Returns:
-            `tuple`: the loss, shape (B, T), and `gap` (nats) and `gate`, without gradient, shape (B, T).
+            `tuple`: the loss, the gap (nats) and the gate, these two without gradient; all of shape (B, T).
         """
         gap = teacher_student_gap(inputs["teacher_per_token_logps"], student_logps)
         if self.args.normalize_entropy:
             entropies = entropies / math.log(self.vocabulary_size)
         gate = self.gate(gap, entropies, gate_beta).detach()
-        per_token = self.divergence.per_token(inputs, student_logps, hidden_states, teacher_read_mask(inputs))
-        return gate * per_token, {"gap": gap, "gate": gate}
+        per_token = self.divergence.per_token(inputs, student_logps, hidden_states, taught_tokens(inputs))
+        return gate * per_token, gap, gate
 
     def advantages(self, inputs: dict[str, torch.Tensor], old_logps: torch.Tensor, coef: float) -> torch.Tensor:
         """RLSD's advantages, shape (B, T), from those of the episodes and the gap at the weights that sampled."""
@@ -108,7 +108,7 @@ class Distillation:
         return rlsd_advantages(inputs["advantages"], gap, coef, self.args.advantage_clip, inputs["teacher_mask"])
 
 
-def teacher_read_mask(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """1 for the tokens that the policy sampled and a teacher has read, shape (B, T)."""
+def taught_tokens(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """1 for the tokens that the policy sampled in rows that have a teacher, shape (B, T)."""
     mask = inputs["completion_mask"] * inputs["teacher_mask"]
     return mask * inputs["tool_mask"] if "tool_mask" in inputs else mask

@@ -50,7 +50,7 @@ class Teacher:
         self.overflow = overflow
         self.pad_token_id = pad_token_id
 
-    def read(
+    def inputs(
         self, episodes: list[Episode], rows: Sequence[Row], completion_ids: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, list[float]]]:
         """

@@ -1,16 +1,20 @@
-"""SDARTrainer: GRPO over episodes, plus the token-gated self-distillation loss. TRL's hooks, and nothing else.
+"""SDARTrainer: GRPO over episodes, plus the token-gated self-distillation loss. The order of a step, and TRL's hooks.
 
-One step, top to bottom:
+An episode is one attempt at a task, turn by turn. A row is what one forward reads, a prompt and a completion: all of
+an episode where its history grows, one turn where each prompt is rendered anew. Shapes: E episodes, B rows, T tokens.
 
-1. `_generate_and_score_completions`: TRL calls `_play_episodes` for the rollout (rollout.py), then computes rewards
-   and an advantage for each episode. Episodes become training rows (rows.py); where they are more than the episodes,
-   `_batch_of_rows` builds the batch anew from them (batching.py). `_teacher_pass` scores the same completions with
-   context in the prompt (teacher.py). With `signal="advantage"`, each token's advantage is moved there (RLSD), and
-   step 2 is TRL's alone.
-2. `_compute_loss`: TRL's own forward and policy loss; the log-probs of that forward meet the teacher's in the
-   distillation loss (distillation.py), and the two losses are added. Rows that are more than fit at once come here in
-   micro-batches (batching.py).
+1. Once a generation batch, `_generate_and_score_completions`:
+   TRL calls `_play_episodes`, which plays E episodes (rollout.py) and gives TRL one row of each. TRL computes rewards
+   and an advantage for each episode. `_batch_of_rows` then puts in all rows, B of them (batching.py), and
+   `_teacher_pass` scores the same completions with context in the prompt, without gradient (teacher.py).
+   Without a text environment TRL generates by itself, and an episode is one row.
+2. Once a micro-batch of these rows, `_compute_loss`:
+   TRL's own forward and policy loss; the log-probs of that forward meet the teacher's (distillation.py):
+   loss = policy_coef * TRL's loss + sdar_coef * reduce(gate * divergence).
+   With `signal="advantage"` (RLSD) the teacher has moved the advantages in 1, and nothing is added here.
 
+From batching.py: `_batch_of_rows`, `_loop_episodes`, `_calculate_rewards`, `compute_loss` (which splits what is more
+than fits at once into micro-batches), `_score`, `_student_logps`, `_aggregate`; from checkpointing.py: exact resume.
 What is relied on beyond TRL's public interface is listed in tests/trl_hooks.py.
 """
 
@@ -37,7 +41,7 @@ from .batching import RowsGRPOTrainer
 from .chat import Chat
 from .config import SDARConfig
 from .contexts import SkillContext, TeacherContext, skill_context, skill_records
-from .distillation import Distillation, teacher_read_mask
+from .distillation import Distillation, taught_tokens
 from .episodes import Episode
 from .generation import trainer_backend
 from .losses import Gate
@@ -191,7 +195,9 @@ class SDARTrainer(RowsGRPOTrainer):
         if self._is_vlm:
             raise ValueError("SDARTrainer trains text models; pass a tokenizer as `processing_class`.")
 
+        self._plays_text = plays_text
         self.episodes = []
+        self._inputs: list[dict[str, Any]] = []  # the rows of the dataset, one an episode
         self._forwards: list[tuple] | None = None  # what the forwards inside `_compute_loss` return
         chat = Chat(self._tokenizer, self.chat_template_kwargs, args.context_role)  # type: ignore[arg-type]
         context_length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -242,24 +248,24 @@ class SDARTrainer(RowsGRPOTrainer):
         try:
             return super().train(*args, **kwargs)
         finally:
-            if self.rollout_func is not None:
+            if self._plays_text:
                 self.rollout.close()
 
     # Episodes
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._inputs = [dict(row) for row in inputs]  # `_play_episodes` is given the prompts alone
-        if self.rollout_func is None and self.student_context is not None:
+        if not self._plays_text and self.student_context is not None:
             texts = self.student_context([Episode(row, row["prompt"]) for row in inputs])
             for row, text in zip(self._inputs, texts, strict=True):
                 row["prompt"] = self.teacher.chat.with_context(row["prompt"], text)
-                row["_student_context"] = text
+                row["_student_context"] = text  # for `_loop_episodes`
         output = super()._generate_and_score_completions(self._inputs)
-        if self.rollout_func is None:
+        if not self._plays_text:
             self.episodes = self._loop_episodes(self._inputs, output)
         rows = [row for episode in self.episodes for row in episode_rows(episode, self._tokenizer.pad_token_id)]
-        output["row_turns"] = row_turns(rows, self.episodes).to(self.accelerator.device)
-        if self.rollout_func is not None:
+        output["row_turns"] = row_turns(rows, self.episodes).to(self.accelerator.device)  # (B, 3)
+        if self._plays_text:  # from E rows to all B; masked rows may follow them
             output = self._batch_of_rows(output, rows)
         # a coefficient that has come down to 0 stays there; one that warms up is needed before it is used
         if self._scheduled("sdar_coef") > 0 or (self.args.sdar_coef > 0 and self.args.sdar_coef_schedule == "warmup"):
@@ -274,31 +280,34 @@ class SDARTrainer(RowsGRPOTrainer):
 
     @property
     def student_context(self) -> Callable[[list[Episode]], list[str]] | None:
-        """What the student itself reads, where it reads skills in the current mode."""
+        """What the student itself reads besides its prompt: the teacher's context, in the modes that `student_skills`
+        names; else nothing."""
         mode = "train" if self.model.training else "eval"
         return self.teacher_context if self.args.student_skills in (mode, "always") else None
 
     def _play_episodes(self, prompts: list, trainer: GRPOTrainer) -> dict[str, list]:
-        """TRL's `rollout_func`: exactly one row a prompt, so of an episode with several its last."""
+        """TRL's `rollout_func`. TRL takes one row a prompt, so of an episode with several it gets the last, until
+        `_batch_of_rows` puts in all."""
         self.episodes = self.rollout.play(self._inputs, self.student_context)
         add_episodes(self._mode_metrics, self.episodes)
         rows = [episode_rows(episode, self._tokenizer.pad_token_id)[-1] for episode in self.episodes]
         return {
             "prompt_ids": [row.prompt_ids for row in rows],
             "completion_ids": [row.completion_ids for row in rows],
-            "env_mask": [row.mask for row in rows],
-            # an engine alone says how likely it sampled; an episode without a turn has none
+            "env_mask": [row.mask for row in rows],  # 1 = sampled by the policy
+            # `generate` does not say how likely it sampled
             "logprobs": [row.logprobs for row in rows] if self.use_vllm else None,  # type: ignore[dict-item]
-            "episode": self.episodes,
+            "episode": self.episodes,  # what reward functions get as `episode`
         }
 
     # Teacher
 
     def _teacher_pass(self, output: dict[str, Any], rows: list[Row]) -> dict[str, torch.Tensor]:
-        """Log-probs of the student's completions under the same weights with context: `teacher_per_token_logps`, shape
-        (B, T), and `teacher_mask`, shape (B, 1), 0 for the rows that have no teacher. For a divergence over the
-        vocabulary also `teacher_hidden`, shape (B, T, H), or `teacher_top_logps` and `teacher_top_ids`, (B, T, K)."""
-        input_ids, attention_mask, teacher_mask, metrics = self.teacher.read(
+        """Log-probs of the student's completions with context in the prompt, without gradient, at the weights that
+        generated: `teacher_per_token_logps`, shape (B, T), and `teacher_mask`, shape (B, 1), 0 for the rows that have
+        no teacher. For a divergence over the vocabulary also `teacher_hidden`, shape (B, T, H), or `teacher_top_logps`
+        and `teacher_top_ids`, (B, T, K)."""
+        input_ids, attention_mask, teacher_mask, metrics = self.teacher.inputs(
             self.episodes, rows, output["completion_ids"], output["completion_mask"]
         )
         add_values(self._mode_metrics, metrics)
@@ -312,12 +321,13 @@ class SDARTrainer(RowsGRPOTrainer):
         }
 
     def _token_advantages(self, output: dict[str, Any]) -> torch.Tensor:
-        """RLSD's advantages, shape (B, T). TRL computes the old log-probs only where it may go off policy."""
+        """RLSD's advantages, shape (B, T): the episode's, times a factor of the gap. TRL computes the old log-probs
+        only where it may go off policy."""
         old_logps = output.get("old_per_token_logps")
         old_logps = self._student_logps(output) if old_logps is None else old_logps
         gap = output["teacher_per_token_logps"] - old_logps
         coef = self._scheduled("sdar_coef")
-        self._log_tokens({"sdar/gap_mean": gap}, teacher_read_mask(output), {"sdar/coef": coef})
+        self._log_tokens({"sdar/gap_mean": gap}, taught_tokens(output), {"sdar/coef": coef})
         return self.distillation.advantages(output, old_logps, coef)
 
     # Loss
@@ -332,24 +342,28 @@ class SDARTrainer(RowsGRPOTrainer):
         self._forwards = []
         with self.distillation.hidden_states() as hidden_states:
             loss = self.args.policy_coef * super()._compute_loss(model, inputs)
-        [(student_logps, entropies, _)], self._forwards = self._forwards, None  # the one forward of TRL's loss
+        # the one forward of TRL's loss; its third value is a mixture of experts' own loss
+        [(student_logps, entropies, _)], self._forwards = self._forwards, None
         found = {"logprobs": student_logps, "entropies": entropies}
         if "teacher_mask" in inputs and self.args.signal == "loss":
             gate_beta, coef = self._scheduled("gate_beta"), self._scheduled("sdar_coef")
-            per_token, gated = self.distillation.loss(
+            gated_loss, gap, gate = self.distillation.loss(
                 inputs, student_logps, entropies.detach(), hidden_states, gate_beta
             )
-            loss = loss + coef * self._aggregate(per_token, teacher_read_mask(inputs), inputs)
-            found |= {"gaps": gated["gap"], "gates": gated["gate"]}
+            mask = taught_tokens(inputs)
+            loss = loss + coef * self._aggregate(gated_loss, mask, inputs)
+            found |= {"gaps": gap, "gates": gate}
             means = {
-                "sdar/loss": per_token.detach(),
-                "sdar/gate_mean": gated["gate"],
-                "sdar/gate_above_half": (gated["gate"] > 0.5).float(),
-                "sdar/gap_mean": gated["gap"],
+                "sdar/loss": gated_loss.detach(),
+                "sdar/gate_mean": gate,
+                "sdar/gate_above_half": (gate > 0.5).float(),
+                "sdar/gap_mean": gap,
             }
-            self._log_tokens(means, teacher_read_mask(inputs), {"sdar/coef": coef, "sdar/gate_beta": gate_beta})
-        record_tokens(self.episodes, inputs, found)
-        return loss * inputs["loss_weight"] if "loss_weight" in inputs else loss
+            self._log_tokens(means, mask, {"sdar/coef": coef, "sdar/gate_beta": gate_beta})
+        record_tokens(self.episodes, inputs, found)  # detached, into the turns of `episodes`
+        if "loss_weight" in inputs:  # one of several micro-batches, see `compute_loss`
+            loss = loss * inputs["loss_weight"]
+        return loss
 
     def _scheduled(self, name: str) -> float:
         return self.distillation.scheduled(name, self.state.global_step, self.state.max_steps)
@@ -368,7 +382,7 @@ class SDARTrainer(RowsGRPOTrainer):
         if self._learns_skills:
             self.teacher_context.retriever.load_state_dict(state["retriever"])
 
-    # What is kept and logged
+    # Logging
 
     def _log_tokens(self, values: dict[str, torch.Tensor], mask: torch.Tensor, now: dict[str, float]) -> None:
         add_token_means(self._mode_metrics, self.accelerator, values, mask)

@@ -436,7 +436,9 @@ def test_environments_by_name_each_play_their_own_tasks_and_give_their_returns(m
 
     rows = [{**task, "environment": ["a", "b"][index % 2]} for index, task in enumerate(tasks)]
     factories = {"a": CountingEnv, "b": Backwards}
-    trainer = make_trainer(make_config(max_steps=1), environment_factory=factories, train_dataset=Dataset.from_list(rows))
+    trainer = make_trainer(
+        make_config(max_steps=1), environment_factory=factories, train_dataset=Dataset.from_list(rows)
+    )
     inputs = scored_batch(trainer, count=8)
     for episode in trainer.episodes:
         said = episode.prompt[-1]["content"].removeprefix("task: ")

@@ -202,7 +202,6 @@ def test_rows_by_turn_of_one_turn_are_what_trl_is_given(make, tasks):
     last = {id(e): None for e in expanded.episodes}
     plain = make(beta=0.04, num_iterations=2)
     plain._batch_of_rows = lambda output, rows: output  # what TRL made of the last rows
-    plain.teacher.read = None
     plain.args.sdar_coef = 0.0
     theirs = scored_batch(plain, rows=rows)
     assert len(last) == 4
@@ -387,3 +386,32 @@ def test_a_summary_that_replaces_the_history_begins_a_new_row(make_trainer, make
     assert inputs["completion_ids"].size(0) == 12
     gradients(trainer, inputs)
     assert all(turn.gaps is not None for episode in trainer.episodes for turn in episode.turns)
+
+
+@pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
+def test_an_engines_ratio_is_trls_where_trl_has_computed_it(mode, make, tasks, tokenizer):
+    """TRL computes it for the last row of each episode; for all rows it is computed again."""
+    from test_generation import Engine
+
+    class Unsure(Engine):
+        """Finds its tokens about as likely as the random model does."""
+
+        def generate(self, *args, **kwargs):
+            _, responses, _, extra = super().generate(*args, **kwargs)
+            return None, responses, [[[-7.5 + 0.3 * (i - 1)] for i in range(len(r))] for r in responses], extra
+
+    trainer = make(vllm_importance_sampling_mode=mode, vllm_importance_sampling_clip_min=0.5)
+    trainer.use_vllm, trainer._last_loaded_step, trainer.rollout.backend.cached = True, -1, None
+    trainer.vllm_importance_sampling_correction = True
+    trainer.vllm_generation = Unsure(tokenizer("e no<|im_end|>", add_special_tokens=False)["input_ids"])
+    kept = {}
+    expand = trainer._batch_of_rows
+    trainer._batch_of_rows = lambda output, rows: kept.update(output) or expand(output, rows)
+    batch = scored_batch(trainer, rows=ragged_rows(tasks, (2, 1, 1, 1)))
+    assert kept["importance_sampling_ratio"].std() > 0
+    for position, row in enumerate((1, 2, 3, 4)):
+        for name in ("importance_sampling_ratio", "sampling_per_token_logps"):
+            left, right = batch[name][row], kept[name][position]
+            torch.testing.assert_close(left[: len(right)], right, rtol=1e-4, atol=1e-5)
+    assert trainer.vllm_generation.syncs == 1
+    gradients(trainer, batch)
