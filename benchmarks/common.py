@@ -44,5 +44,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def write_json(path: str | None, result: dict[str, Any]) -> None:
     """Writes a benchmark's result, with its provenance, if a file was asked for."""
     if path is not None:
+        options = {name: value for name, value in result.get("options", {}).items() if name != "json"}
+        written = {**provenance(), **result, **({"options": options} if options else {})}
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps({**provenance(), **result}, indent=2) + "\n")
+        Path(path).write_text(json.dumps(written, indent=2) + "\n")

@@ -3,7 +3,7 @@ What the two shapes of a history cost: tokens of the training rows, seconds of a
 
     python benchmarks/rows.py --json benchmarks/results/rows.json
 
-The same episodes, of a fixed number of turns with pages and responses of a fixed length (about those of WebShop), are
+The same episodes, of a fixed number of turns with pages and responses of a fixed length, are
 played and trained on with `history="growing"` and with `history="window"`, two turns in the window. The model computes
 and samples as ever, but a logits processor leaves one token at each position. A step is the rollout, the teacher pass,
 forward and backward; the rollout is also timed by itself, and for the window once more without reuse of the cache for
@@ -29,13 +29,18 @@ from step_cost import peak_memory
 
 
 # hidden size, layers, heads, vocabulary
-SIZES = {"quick": (32, 1, 2, 2_000), "small": (256, 4, 4, 8_000), "0.5b": (896, 24, 14, 151_936)}
+SIZES = {
+    "quick": (32, 1, 2, 2_000),
+    "small": (128, 2, 4, 4_000),
+    "medium": (256, 4, 4, 8_000),
+    "0.5b": (896, 24, 14, 151_936),
+}
 SIDES: dict[str, dict[str, Any]] = {
     "growing": {"history": "growing"},
     "window": {"history": "window", "history_window": 2},
     "window, no reuse": {"history": "window", "history_window": 2, "reuse_cache": False},
 }
-PAGE, RESPONSE, PROMPT = 250, 14, 120  # tokens; a page of the embedded shop has about 300
+PAGE, RESPONSE, PROMPT = 120, 14, 60  # tokens
 
 
 class Book:
@@ -167,7 +172,7 @@ def in_process(side: str, turns: int, args: argparse.Namespace) -> dict[str, flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small", help="Model.")
-    parser.add_argument("--episodes", type=int, default=4, help="Episodes of a step.")
+    parser.add_argument("--episodes", type=int, default=2, help="Episodes of a step.")
     parser.add_argument("--steps", type=int, default=1, help="Timed steps of a measurement.")
     parser.add_argument("--rounds", type=int, default=3, help="Rounds.")
     parser.add_argument("--turns", type=int, nargs="+", default=[15, 50], help="Turns of an episode.")

@@ -21,7 +21,7 @@ class SDARConfig(GRPOConfig):
 
     This class includes only the parameters that are specific to SDAR. For a full list of training arguments, please
     refer to the [`~trl.GRPOConfig`] and [`~transformers.TrainingArguments`] documentation. Note that the default of
-    `max_completion_length` differs from [`~trl.GRPOConfig`]: it bounds a whole episode here.
+    `max_completion_length` differs from [`~trl.GRPOConfig`]: with the default history it bounds a whole episode here.
 
     Parameters:
         > Parameters that control the self-distillation

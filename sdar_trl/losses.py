@@ -1,6 +1,6 @@
 """The mathematics of SDAR: pure functions of tensors.
 
-Shapes: B rows (episodes), T completion tokens. Log-probabilities, gaps and entropies are in nats.
+Shapes: B rows, T completion tokens. Log-probabilities, gaps and entropies are in nats.
 
 Source of the formulas: "Self-Distilled Agentic Reinforcement Learning" (arXiv 2605.15155) and its official code, which
 also give those of the baselines. What the gradients are in expectation is derived in docs/objective.md.

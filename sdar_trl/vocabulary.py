@@ -1,6 +1,6 @@
 """Divergences over the whole vocabulary, from hidden states: the logits of a batch never exist at once.
 
-Shapes: B rows (episodes), T completion tokens, H hidden size, V vocabulary, K likeliest tokens. Log-probabilities and
+Shapes: B rows, T completion tokens, H hidden size, V vocabulary, K likeliest tokens. Log-probabilities and
 divergences are in nats.
 """
 

@@ -1,11 +1,14 @@
 """What the docs say is so."""
 
+import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
-from sdar_trl import Episode, Turn
+from sdar_trl import Episode, Record, StopReason, Turn
 from sdar_trl.methods import methods_table
 
 
@@ -33,6 +36,39 @@ def test_the_context_of_the_skills_page_is_one():
         "# Keep in mind\n\na door\n\nThis attempt earned 0.50.",
         "",
     ]
+
+
+def documented(heading):
+    """First cells of the table under a heading of the page on episodes."""
+    section = (DOCS / "episodes.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+
+
+def test_the_episodes_page_names_every_field():
+    def names(kind):
+        return [field.name for field in fields(kind)]
+
+    assert documented("An episode") == [*names(Episode), "return", "success"] == list(Episode({}, []).to_dict())
+    assert documented("A turn") == names(Turn)
+    written = ["return" if name == "episode_return" else name for name in names(Record)]
+    assert documented("Records") == written
+    assert set(Record.of(Episode({}, []), 0).to_dict()) == set(written)
+    page = (DOCS / "episodes.md").read_text()
+    assert all(f"`{reason.value}`" in page for reason in StopReason)
+
+
+def test_the_code_of_the_episodes_page_writes_and_reads_its_example(tmp_path, monkeypatch, capsys):
+    page = (DOCS / "episodes.md").read_text()
+    [example] = map(json.loads, re.findall(r"```json\n(.*?)```", page, re.DOTALL))
+    episode = Episode.from_dict(example)
+    assert episode.to_dict() == example
+    assert all(set(turn) == {field.name for field in fields(Turn)} for turn in example["turns"])
+    monkeypatch.chdir(tmp_path)
+    codes = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {"trainer": SimpleNamespace(episodes=[episode, Episode({}, [])])}
+    exec("\n".join(codes), names)
+    assert names["episodes"] == names["trainer"].episodes
+    assert capsys.readouterr().out == "turns 0 to 2: 3 tokens of prompt, 9 sampled\n"
 
 
 def test_links_between_pages_lead_somewhere():

@@ -165,10 +165,12 @@ def test_two_processes_without_a_gpu_are_two(tmp_path):
 def test_the_readmes_python_example_trains(tmp_path):
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     small = (
-        f'output_dir="{tmp_path}", max_steps=1, per_device_train_batch_size=4, num_generations=4, max_turns=2, '
-        'max_response_length=8, report_to="none", save_strategy="no", bf16=False, use_cpu=True'
+        f'output_dir="{tmp_path}", max_steps=1, per_device_train_batch_size=4, num_generations=4, report_to="none", '
+        'save_strategy="no", bf16=False, use_cpu=True'
     )
-    for old, new in {"Qwen/Qwen2.5-3B-Instruct": TINY_POLICY, 'output_dir="outputs"': small}.items():
+    limits = "max_turns=2, max_response_length=8"
+    replaced = {"Qwen/Qwen2.5-3B-Instruct": TINY_POLICY, 'output_dir="outputs"': small, "**world.limits": limits}
+    for old, new in replaced.items():
         assert old in code
         code = code.replace(old, new)
     run(sys.executable, "-c", code)

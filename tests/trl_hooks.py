@@ -1,5 +1,5 @@
-"""What this package relies on in TRL beyond its public interface. A test compares it with the TRL that is installed,
-so that an upgrade fails there first.
+"""What this package relies on in TRL beyond its public interface. Tests compare it with the TRL that is installed, so
+that an upgrade fails there first, and with what the package's code names, so that nothing is missing here.
 """
 
 TRL_HOOKS: dict[str, list[str]] = {
@@ -17,6 +17,7 @@ TRL_HOOKS: dict[str, list[str]] = {
     "_compute_loss": ["model", "inputs"],
     "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
     "_get_train_sampler": ["dataset"],
+    "_get_output_dir": ["trial"],
     "_save_checkpoint": ["model", "trial"],
     "_load_optimizer_and_scheduler": ["checkpoint"],
 }
@@ -39,15 +40,61 @@ DIVERGENCE_KERNEL = [
 """Parameters of `trl.kernels.chunked_divergence.ChunkedDivergenceFunction`."""
 
 ATTRIBUTES = [
+    # what it keeps between steps
     "_step",
     "_buffered_inputs",
     "_total_train_tokens",
     "_metrics",
+    # what it is made of
     "_tokenizer",
     "_is_vlm",
-    "generation_config",
+    "_dist",
+    "ref_model",
+    "reward_weights",
+    # what a model card says
+    "_name",
+    "_paper",
+    "_tag_names",
+    # its configuration, as it uses it
+    "chat_template_kwargs",
     "eos_token_ids",
+    "generation_config",
+    "generation_kwargs",
+    "loss_type",
+    "mask_truncated_completions",
     "num_iterations",
-    "temperature",
+    "pad_to_multiple_of",
+    "use_transformers_continuous_batching",
+    "use_vllm",
+    "vllm_importance_sampling_clip_max",
+    "vllm_importance_sampling_clip_min",
+    "vllm_importance_sampling_mode",
 ]
-"""Attributes of a `GRPOTrainer`."""
+"""Attributes of a `GRPOTrainer`, those with an underscore and those that it alone assigns."""
+
+ENGINE = "vllm_generation"
+"""The attribute of a `GRPOTrainer` that exists with vLLM alone."""
+
+ENGINE_ATTRIBUTES = ["generation_kwargs", "max_completion_length", "temperature"]
+"""Attributes of the engine that are set between its calls, on `trl.generation.vllm_generation.VLLMGeneration`."""
+
+FUNCTIONS: dict[str, list[str]] = {
+    "trl.trainer.utils.pad": ["tensors", "padding_value", "padding_side", "pad_to_multiple_of"],
+    "trl.trainer.utils.use_adapter": ["model", "adapter_name"],
+    "trl.trainer.utils.get_config_model_id": ["config"],
+    "trl.models.utils.disable_gradient_checkpointing": ["model", "gradient_checkpointing_kwargs"],
+    "trl.models.utils.unwrap_model_for_generation": [
+        "model",
+        "accelerator",
+        "gather_deepspeed3_params",
+        "generation_kwargs",
+        "gradient_checkpointing_kwargs",
+    ],
+}
+"""Functions from below TRL's top level, with their parameters."""
+
+OTHERS: dict[str, list[str]] = {
+    "accelerate.state.GradientState._set_sync_gradients": ["self", "sync_gradients"],
+    "transformers.generation.GenerationMixin._supports_default_dynamic_cache": [],
+}
+"""Private names of Accelerate and Transformers, with their parameters."""

@@ -100,7 +100,7 @@ def policy_rollout(
         max_response_length (`int`, *optional*, defaults to `512`):
             Most tokens of one response.
         max_completion_length (`int`, *optional*, defaults to `4096`):
-            Most tokens of an episode after its prompt.
+            Most tokens after the prompt: of an episode with a growing history, of a row by turns with a window.
         history (`str`, *optional*, defaults to `"growing"`), history_window (`int`, *optional*, defaults to `2`):
             What the policy reads in each turn, as in [`SDARConfig`].
         context_role (`str`, *optional*, defaults to `"system"`):
