@@ -18,10 +18,15 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from .base import TextEnv
+from .border import number, portable
 
 
 DEFAULT_TIMEOUT = 300.0
 CLOSING_TIME = 5.0  # seconds for a process to end by itself
+
+
+class RemoteError(RuntimeError):
+    """An environment raised in a process of its own; the message ends in the traceback from there."""
 
 
 class InlineWorker:
@@ -98,10 +103,13 @@ class ProcessWorker:
     def result(self) -> Any:
         if not self._pipe.poll(_seconds_until(self._deadline)):
             raise TimeoutError(f"The environment did not answer within {self._timeout} seconds.")
-        done, value = self._pipe.recv()
+        try:
+            done, value = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise RuntimeError("The environment's process died.") from error
         self._answering = False
         if not done:
-            raise RuntimeError(f"In the environment's process:\n{value}")
+            raise RemoteError(f"In the environment's process:\n{value}")
         return value
 
     def close(self) -> None:
@@ -133,10 +141,17 @@ def start_worker(factory: Callable[[], TextEnv]) -> EnvWorker:
 
     Returns:
         `InlineWorker` or `ProcessWorker`: the worker.
+
+    Raises:
+        `ValueError`: if `parallel` or `timeout` is none that exists.
     """
     kind = factory.func if isinstance(factory, functools.partial) else factory
-    worker = WORKERS[getattr(kind, "parallel", "inline")]
-    return worker(factory, getattr(kind, "timeout", DEFAULT_TIMEOUT))
+    parallel, timeout = getattr(kind, "parallel", "inline"), getattr(kind, "timeout", DEFAULT_TIMEOUT)
+    if parallel not in WORKERS:
+        raise ValueError(f"`parallel` of {kind} must be one of {', '.join(WORKERS)}, got {parallel!r}.")
+    if (seconds := number(timeout)) is None or seconds <= 0:
+        raise ValueError(f"`timeout` of {kind} must be a number of seconds, got {timeout!r}.")
+    return WORKERS[parallel](factory, seconds)
 
 
 def _seconds_until(deadline: float) -> float:
@@ -163,8 +178,9 @@ def _serve(factory: Callable[[], TextEnv], pipe: Connection) -> None:
         while (call := pipe.recv()) is not None:
             method, args, kwargs = call
             try:
-                answer = (True, getattr(env, method)(*args, **kwargs))
-            except Exception:
-                answer = (False, traceback.format_exc())
-            pipe.send(answer)
+                pipe.send((True, portable(getattr(env, method)(*args, **kwargs))))
+            except BrokenPipeError:
+                raise
+            except Exception:  # an answer that cannot be pickled too
+                pipe.send((False, traceback.format_exc()))
         env.close()
