@@ -5,8 +5,10 @@ TRL wants one row for each prompt until advantages are known. Only then is the b
 TRL's hands until then stays in its hands.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from .checkpointing import ResumableGRPOTrainer
+from .envs.border import Border
 from .episodes import Episode, Turn
 from .losses import aggregate_loss, importance_sampling_ratio
 from .metrics import Metrics, count_rows, merged_micro_batches
@@ -28,6 +31,11 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
     episodes: list[Episode]
     """The episodes of this process's last rollout."""
 
+    @cached_property
+    def _border(self) -> Border:
+        """What there is to say about what comes over the borders of this run, once a kind."""
+        return Border()
+
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, *args: Any) -> torch.Tensor:
         """Reward functions, and TRL's table of completions, are given the episodes' own messages."""
         for index, row in enumerate(inputs):
@@ -36,10 +44,16 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
                 prompts[index] = episode.prompt
                 completions[index] = episode.messages[len(episode.prompt) :]
         rewards = super()._calculate_rewards(inputs, prompts, completions, *args)  # of all processes
+        for name in (n for n, column in zip(self.reward_func_names, rewards.T, strict=True) if column.isinf().any()):
+            self._border.tell(
+                ("reward", name), "The reward function %r gave an infinite reward: it counts as none (`None`).", name
+            )
+        rewards = rewards.masked_fill(rewards.isinf(), math.nan)
         own = rewards[self.accelerator.process_index * len(inputs) :][: len(inputs)]
         returns = (own * self.reward_weights.to(own.device)).nansum(1).tolist()
-        for row, prompt, value in zip(inputs, prompts, returns, strict=True):
-            row["_read"], row["_return"] = prompt, value  # for the episodes of TRL's own loop
+        scored = (~own.isnan()).any(1).tolist()
+        for row, *found in zip(inputs, prompts, returns, scored, strict=True):
+            row["_scored"] = found  # for the episodes of TRL's own loop
         return rewards
 
     def _loop_episodes(self, inputs: list[dict[str, Any]], output: dict[str, Any]) -> list[Episode]:
@@ -48,9 +62,10 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
         for index, row in enumerate(inputs):
             prompt_ids = output["prompt_ids"][index][output["prompt_mask"][index].bool()].tolist()
             completion_ids = output["completion_ids"][index][output["completion_mask"][index].bool()].tolist()
-            read, value, text = row.pop("_read"), row.pop("_return"), row.pop("_student_context", "")
+            (read, value, scored), text = row.pop("_scored"), row.pop("_student_context", "")
             turn = Turn("", prompt_ids, completion_ids, self._tokenizer.decode(completion_ids), read, reward=value)
-            episodes.append(Episode(row, read, [turn], student_context=text))
+            error = "" if scored else "No reward function gave a finite reward."
+            episodes.append(Episode(row, read, [turn], student_context=text, error=error))
         return episodes
 
     def _batch_of_rows(self, output: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
