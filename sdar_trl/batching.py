@@ -19,7 +19,7 @@ from trl.trainer.utils import use_adapter
 
 from .checkpointing import ResumableGRPOTrainer
 from .envs.border import Border
-from .episodes import Episode, Turn
+from .episodes import Episode, Turn, as_messages
 from .losses import aggregate_loss, importance_sampling_ratio
 from .metrics import Metrics, count_rows, merged_micro_batches
 from .rows import Row, micro_batches, padded_count, rows_batch
@@ -56,16 +56,17 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
             row["_scored"] = found  # for the episodes of TRL's own loop
         return rewards
 
-    def _loop_episodes(self, inputs: list[dict[str, Any]], output: dict[str, Any]) -> list[Episode]:
-        """Episodes as TRL's own loops leave them: one turn, whose response is the whole completion."""
+    def _loop_episodes(self, inputs: list[dict[str, Any]], texts: list[str], output: dict[str, Any]) -> list[Episode]:
+        """Episodes as TRL's own loops leave them: one turn, whose response is the whole completion. The texts are what
+        the student read besides its prompts."""
         episodes = []
-        for index, row in enumerate(inputs):
+        for index, (row, text) in enumerate(zip(inputs, texts, strict=True)):
             prompt_ids = output["prompt_ids"][index][output["prompt_mask"][index].bool()].tolist()
             completion_ids = output["completion_ids"][index][output["completion_mask"][index].bool()].tolist()
-            (read, value, scored), text = row.pop("_scored"), row.pop("_student_context", "")
+            read, value, scored = row.pop("_scored")
             turn = Turn("", prompt_ids, completion_ids, self._tokenizer.decode(completion_ids), read, reward=value)
             error = "" if scored else "No reward function gave a finite reward."
-            episodes.append(Episode(row, read, [turn], student_context=text, error=error))
+            episodes.append(Episode(row, as_messages(read), [turn], student_context=text, error=error))
         return episodes
 
     def _batch_of_rows(self, output: dict[str, Any], rows: list[Row]) -> dict[str, Any]:

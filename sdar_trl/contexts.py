@@ -11,6 +11,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
+from .envs.border import Border
 from .episodes import Episode, StopReason
 from .skills import (
     RETRIEVERS,
@@ -26,6 +27,47 @@ logger = logging.getLogger(__name__)
 
 TeacherContext = Callable[[list[Episode]], list[str]]
 """The privileged text of each finished episode."""
+
+
+def context_texts(context: TeacherContext, episodes: list[Episode], border: Border) -> list[str]:
+    """
+    What a context gives, checked.
+
+    Args:
+        context (`TeacherContext`):
+            The context.
+        episodes (`list[Episode]`):
+            The episodes.
+        border ([`~sdar_trl.envs.border.Border`]):
+            Says once if there is no text at all.
+
+    Returns:
+        `list[str]`: one text an episode; `""` where there is none (`None`).
+
+    Raises:
+        `ValueError`: if it gives anything but a list of as many texts.
+    """
+    texts = context(episodes)
+    name = getattr(context, "__qualname__", type(context).__qualname__)
+    expected = f"The context `{name}` must return a list of one text for each of the {len(episodes)} episodes"
+    if not isinstance(texts, list | tuple):
+        raise ValueError(f"{expected}; got {type(texts).__name__}: {texts!r:.200}.")
+    if len(texts) != len(episodes):
+        raise ValueError(f"{expected}; got {len(texts)}.")
+    for text in texts:
+        if not isinstance(text, str | None):
+            raise ValueError(f'{expected}, a str each ("" where there is none); got {text!r:.200}.')
+    if not any(texts) and episodes and not isinstance(context, SkillContext):
+        border.tell(
+            ("context", name),
+            "The context `%s` gave no text for any of %d episodes: nothing is distilled from such a batch.%s",
+            name,
+            len(episodes),
+            " TRL's own loops do not say how an episode ended, so there is no hindsight of it."
+            if context is hindsight_context and episodes[0].stop_reason is None
+            else "",
+        )
+    return [border.text(text, f"The context `{name}`") if text else "" for text in texts]
 
 
 class SkillContext:

@@ -15,6 +15,11 @@ Message = dict[str, Any]
 """A message of a conversation, with `role` and `content`."""
 
 
+def as_messages(prompt: list[Message] | str) -> list[Message]:
+    """A prompt as messages: a text is the user's."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
 class StopReason(str, Enum):
     """Why an episode ended."""
 
@@ -47,9 +52,10 @@ class Turn:
             Ids the policy sampled, as they were sampled.
         response (`str`):
             `response_ids`, decoded.
-        messages (`list[dict]`, *optional*):
+        messages (`list[dict]` or `str`, *optional*):
             What the policy read, where it was rendered anew, without the skills that the policy itself may have read
-            ([`Episode`]'s `student_context`). `None` where the turn before goes on.
+            ([`Episode`]'s `student_context`); a text where that was its prompt in TRL's own loop. `None` where the
+            turn before goes on.
         reward (`float`, *optional*, defaults to `0.0`):
             Reward of this turn.
         valid (`bool`, *optional*, defaults to `True`):
@@ -75,7 +81,7 @@ class Turn:
     new_ids: list[int]
     response_ids: list[int]
     response: str
-    messages: list[Message] | None = None
+    messages: list[Message] | str | None = None
     reward: float = 0.0
     valid: bool = True
     metrics: dict[str, float] = field(default_factory=dict)

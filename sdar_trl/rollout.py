@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .chat import Chat
+from .checks import check_factories
+from .contexts import context_texts
 from .envs import TextEnv
 from .envs.border import Border, BorderError
-from .envs.workers import EnvWorker, RemoteError, start_worker
+from .envs.workers import EnvWorker, failure, start_worker
 from .episodes import Episode, Message, StopReason, Turn
 from .generation import Backend
 from .history import History, Wording, growing, windowed, with_observation
@@ -129,7 +131,7 @@ class Rollout:
             self._reset(seats)
             playing = [seat for seat in seats if seat.episode.stop_reason is None]
             if student_context is not None:
-                texts = student_context([seat.episode for seat in playing])
+                texts = context_texts(student_context, [seat.episode for seat in playing], self.border)
                 for seat, text in zip(playing, texts, strict=True):
                     seat.episode.student_context = text
             for seat in playing:
@@ -289,11 +291,7 @@ class Rollout:
     def _fail(self, seat: _Seat, method: str, error: BaseException) -> None:
         """End the episode of an environment that raised or whose answer cannot be read, and let go of the instance."""
         episode = seat.episode
-        if isinstance(error, BorderError):
-            reason, kind = str(error), str(error).partition("; got")[0]
-        else:
-            said = str(error).strip().splitlines()[-1] if isinstance(error, RemoteError) else repr(error)
-            reason, kind = f"`{method}` raised {said}", said.partition("(")[0].partition(":")[0]
+        reason, kind = failure(method, error)
         self.border.tell(
             (method, kind),
             "The environment failed in task %s, and this episode trains nothing: %s Further failures of this kind are "
@@ -345,11 +343,12 @@ def environment_kinds(environment_factory: Any) -> dict[str | None, type]:
         the text-action loop; the others are TRL's own kind, whose methods are tools.
 
     Raises:
-        `ValueError`: if there are both kinds.
+        `ValueError`: if there are both kinds, or what is given makes no environments.
     """
     if environment_factory is None:
         return {}
-    factories = environment_factory if isinstance(environment_factory, dict) else {None: environment_factory}
+    check_factories(environment_factory)
+    factories = environment_factory if isinstance(environment_factory, Mapping) else {None: environment_factory}
     kinds = {name: _made_by(factory) for name, factory in factories.items()}
     loops = {name: "text" if hasattr(kind, "step") else "tools" for name, kind in kinds.items()}
     if len(set(loops.values())) > 1:

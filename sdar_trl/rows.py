@@ -26,8 +26,8 @@ class Row:
             The episode.
         turns (`range`):
             Which of its turns are in this row.
-        messages (`list[dict]`):
-            The messages of the prompt, without context.
+        messages (`list[dict]` or `str`):
+            The prompt, without context: messages, or a text where TRL's own loop was given one.
         prompt_ids (`list[int]`):
             Ids before the first response.
         completion_ids (`list[int]`):
@@ -40,7 +40,7 @@ class Row:
 
     episode: Episode
     turns: range
-    messages: list[Message]
+    messages: list[Message] | str
     prompt_ids: list[int]
     completion_ids: list[int]
     mask: list[int]

@@ -182,3 +182,357 @@ def test_parts_of_text_and_no_content_are_read_in_prompts(make_trainer, make_con
     )
     scored_batch(trainer)
     assert "<|im_start|>user\none two <|im_end|>" in tokenizer.decode(trainer.episodes[0].prompt_ids)
+
+
+# The first batch, and what the constructor sees of environments
+
+
+class NarrowEnv(CountingEnv):
+    """Takes no column but its own."""
+
+    def reset(self, *, length):
+        return super().reset(length=length)
+
+
+class Instanced(CountingEnv):
+    closed = 0
+
+    def close(self):
+        type(self).closed += 1
+
+
+def gym_env():
+    base = type("Env", (), {"__module__": "gymnasium.core", "reset": None, "step": None, "close": None})
+    return type("CartPole", (base,), {})
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (
+            NarrowEnv,
+            r"(?s)NarrowEnv cannot begin a task.*unexpected keyword argument.*`reset\(self, \*, code, \*\*_\)`",
+        ),
+        (CountingEnv(), r"must be a class.*pass its class, `CountingEnv`"),
+        ({"a": CountingEnv()}, "pass its class"),
+        ("CountingEnv", "must be a class"),
+        (gym_env(), "CartPole is a Gymnasium environment.*Wrap it"),
+        (type("NoReset", (), {"step": None, "close": print}), "has no `reset` and no `step`"),
+        (type("NoClose", (), {"step": CountingEnv.step, "reset": CountingEnv.reset}), "it has no `close`.*TRL's own"),
+        (answering("reset", None), None),
+        (lambda: CountingEnv(), None),
+    ],
+)
+def test_the_constructor_says_what_is_wrong_with_an_environment(factory, message, make_trainer, make_config):
+    if message is None:
+        make_trainer(environment_factory=factory)
+    else:
+        with pytest.raises(ValueError, match=message):
+            make_trainer(environment_factory=factory)
+
+
+def test_a_broken_task_costs_its_own_episodes_though_it_is_the_first(make_trainer, make_config, tasks):
+    rows = [{**task, "fails_at": 0 if index == 0 else None} for index, task in enumerate(tasks)]
+    make_trainer(train_dataset=Dataset.from_list(rows))
+    with pytest.raises(ValueError, match="tried in 3. In the first: `reset` raised RuntimeError"):
+        make_trainer(train_dataset=Dataset.from_list([{**row, "fails_at": 0} for row in rows]))
+
+
+def test_an_environment_that_was_tried_is_closed(make_trainer):
+    import multiprocessing
+
+    make_trainer(environment_factory=Instanced)
+    assert Instanced.closed == 1
+    make_trainer(environment_factory=ProcessEnv)
+    assert not multiprocessing.active_children()
+
+
+def test_each_of_several_environments_is_tried_with_a_task_of_its_own(make_trainer, tasks):
+    class Other(CountingEnv):
+        def reset(self, *, environment, **task):
+            assert environment == "b"
+            return super().reset(**task)
+
+    rows = Dataset.from_list([{**task, "environment": "ab"[i % 2]} for i, task in enumerate(tasks)])
+    make_trainer(environment_factory={"a": CountingEnv, "b": Other}, train_dataset=rows)
+    with pytest.raises(ValueError, match="Other cannot begin a task"):
+        make_trainer(environment_factory={"b": CountingEnv, "a": Other}, train_dataset=rows)
+
+
+@pytest.mark.parametrize("options", [{"parallel": "cluster"}, {"timeout": "soon"}, {"timeout": 0}])
+def test_where_or_how_long_an_environment_runs_must_be_something_that_exists(options, make_trainer):
+    with pytest.raises(ValueError, match=f"`{next(iter(options))}` of .*Elsewhere"):
+        make_trainer(environment_factory=type("Elsewhere", (CountingEnv,), options))
+
+
+def test_a_first_rollout_in_which_all_fail_stops_the_run_with_the_reason(make_trainer, make_config, tasks):
+    class Tuples(CountingEnv):
+        def step(self, response):
+            return "obs", 0.0, False, False, {}
+
+    trainer = make_trainer(environment_factory=Tuples)
+    with pytest.raises(RuntimeError, match=r"(?s)all 4 episodes of the first rollout.*task 'count/\d'.*a tuple of 5"):
+        trainer.train()
+    rows = Dataset.from_list([{**task, "fails_at": 1 if index < 7 else None} for index, task in enumerate(tasks)])
+    trainer = make_trainer(make_config(per_device_train_batch_size=32, max_steps=1), train_dataset=rows)
+    trainer.train()  # one of them plays
+    assert trainer.state.log_history[0]["env/stop/env_error"] == 7 / 8
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("count", "`prompt` must be a list of messages .* in row 1"),
+        ([{"role": "system", "content": "count."}], "last message of `prompt` must be the user's, .* in row 1"),
+    ],
+)
+def test_the_constructor_says_which_row_has_a_prompt_that_no_environment_can_use(prompt, message, make_trainer, tasks):
+    good = prompt if isinstance(prompt, str) else [{"role": "user", "content": "x"}]
+    rows = Dataset.from_list([{"prompt": good, "length": 1}, {"prompt": prompt, "length": 1}])
+    with pytest.raises(ValueError, match=message.replace("row 1", "row 0") if isinstance(prompt, str) else message):
+        make_trainer(train_dataset=rows)
+
+
+# E. What TRL takes
+
+
+def reward_model(random_model_folder):
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(random_model_folder, num_labels=1)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_reward_model_with_its_processing_class_trains_next_to_a_text_environment(
+    several, make_trainer, make_config, random_model_folder, tokenizer
+):
+    model = reward_model(random_model_folder)
+    options = {"reward_funcs": model, "reward_processing_classes": tokenizer}
+    config = make_config(max_steps=1)
+    if several:
+        config = make_config(max_steps=1, reward_weights=[0.5, 2.0])
+        options = {
+            "reward_funcs": [model, lambda completions, **_: [1.0] * len(completions)],
+            "reward_processing_classes": [tokenizer, None],
+        }
+    trainer = make_trainer(config, **options)
+    trainer.train()
+    assert len(trainer.reward_funcs) == len(trainer.reward_processing_classes) == 2 + several
+    assert "rewards/CountingEnv/mean" in trainer.state.log_history[0]
+
+
+def fixed_rollout(tokenizer):
+    def roll(prompts, trainer):
+        ids = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
+        texts = ["e no<|im_end|>", "e e<|im_end|>", "no<|im_end|>", "e<|im_end|>"]
+        completions = [tokenizer(texts[i % 4], add_special_tokens=False)["input_ids"] for i in range(len(prompts))]
+        masks = [[0] + [1] * (len(c) - 1) for c in completions]
+        return {
+            **{"prompt_ids": ids, "completion_ids": completions, "logprobs": None, "env_mask": masks},
+            "gain": [float(i % 4) for i in range(len(prompts))],
+        }
+
+    return roll
+
+
+def gain_reward(gain, **_):
+    return gain
+
+
+def test_a_rollout_function_trains_as_with_trl_and_has_a_teacher_too(
+    make_trainer, make_config, tokenizer, random_model_folder, tasks
+):
+    from trl import GRPOConfig, GRPOTrainer
+
+    options = {"environment_factory": None, "reward_funcs": gain_reward, "rollout_func": fixed_rollout(tokenizer)}
+    ours = make_trainer(make_config(sdar_coef=0.0), skills=None, **options)
+    ours.train()
+    options.pop("environment_factory")
+    theirs = GRPOTrainer(model=random_model_folder, args=make_config(GRPOConfig), train_dataset=tasks, **options)
+    theirs.train()
+    for left, right in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        assert torch.equal(left, right)
+    taught = make_trainer(make_config(sdar_coef=0.5), environment_factory=None, **options)
+    inputs = scored_batch(taught)
+    assert inputs["teacher_mask"].sum() == 4 and (inputs["tool_mask"][:, 0] == 0).all()
+    taught.train()
+    assert all("sdar/gap_mean" in entry for entry in taught.state.log_history if "loss" in entry)
+    with pytest.raises(ValueError, match="`rollout_func` is for TRL's own loops"):
+        make_trainer(rollout_func=fixed_rollout(tokenizer))
+
+
+# Fewer tasks than a batch
+
+
+def test_fewer_tasks_than_a_batch_needs_is_an_error_with_both_numbers(make_trainer, make_config, tasks):
+    config = make_config(per_device_train_batch_size=8)
+    with pytest.raises(ValueError, match="has 1 task, and a generation batch needs 2: it has 8 episodes"):
+        make_trainer(config, train_dataset=tasks.select([0]))
+    make_trainer(config, train_dataset=tasks.select([0, 1]))
+    make_trainer(make_config(per_device_train_batch_size=8, max_steps=1), train_dataset=tasks.to_iterable_dataset())
+
+
+# J. The forms that TRL takes
+
+
+def plain_reward(completions, **_):
+    return [float(len(completion)) for completion in completions]
+
+
+@pytest.mark.parametrize("student_skills", ["never", "train"])
+def test_a_prompt_that_is_a_text_has_the_context_in_front_of_it(student_skills, make_trainer, make_config, tokenizer):
+    rows = Dataset.from_list([{"prompt": "count to three: ", "task_type": "even"}] * 2)
+    coef = 0.5 if student_skills == "never" else 0.0
+    config = make_config(sdar_coef=coef, student_skills=student_skills, max_completion_length=8)
+    read = []
+    trainer = make_trainer(config, train_dataset=rows, environment_factory=None, reward_funcs=plain_reward)
+    score = trainer._score
+
+    def watching(model, input_ids, *args):
+        read.extend(tokenizer.batch_decode(input_ids))
+        return score(model, input_ids, *args)
+
+    trainer._score = watching
+    trainer.train()
+    [text] = {tokenizer.decode(episode.prompt_ids) for episode in trainer.episodes}
+    text = text if student_skills == "train" else read[0]
+    assert text.startswith("# skills") and "even tasks want calm.\n\ncount to three: " in text
+    assert trainer.episodes[0].messages[-1]["role"] == "assistant"
+    assert (trainer.episodes[0].messages[0]["content"] == "count to three: ") == (student_skills == "never")
+
+
+def test_a_tokenizer_without_a_template_is_enough_for_texts(make_trainer, make_config, tokenizer):
+    plain = type(tokenizer).from_pretrained(tokenizer.name_or_path)
+    plain.chat_template = None
+    rows = Dataset.from_list([{"prompt": "count to three: "}] * 2)
+    make_trainer(
+        make_config(max_steps=1, max_completion_length=8),
+        train_dataset=rows,
+        environment_factory=None,
+        reward_funcs=plain_reward,
+        processing_class=plain,
+    ).train()
+
+
+class StatingEnv(CountingEnv):
+    """States its tasks itself."""
+
+    def reset(self, **_):
+        return super().reset(length=2)
+
+
+@pytest.mark.parametrize("history", ["growing", "window"])
+def test_an_environment_that_states_its_tasks_needs_no_dataset_nor_prompts(history, make_trainer, make_config):
+    config = make_config(max_steps=1, history=history, history_window=1)
+    for dataset in (None, Dataset.from_list([{"length": 2}] * 2)):
+        trainer = make_trainer(config, environment_factory=StatingEnv, train_dataset=dataset)
+        trainer.train()
+        assert trainer.episodes[0].prompt == [{"role": "user", "content": "count to 2"}]
+    make_trainer(config, environment_factory=NarrowEnv, train_dataset=Dataset.from_list([{"length": 2}] * 2)).train()
+    with pytest.raises(ValueError, match="set `max_steps`"):
+        make_trainer(make_config(max_steps=-1), environment_factory=StatingEnv, train_dataset=None)
+    with pytest.raises(ValueError, match="column `environment`"):
+        make_trainer(environment_factory={"a": StatingEnv}, train_dataset=None)
+
+
+def test_without_an_environment_rows_need_a_prompt(make_trainer):
+    rows = Dataset.from_list([{"length": 2}] * 2)
+    with pytest.raises(ValueError, match=r"needs a column `prompt`.*\['length'\]"):
+        make_trainer(environment_factory=None, reward_funcs=plain_reward, train_dataset=rows)
+
+
+@pytest.mark.parametrize("student_skills", ["never", "train"])
+def test_tool_environments_may_state_the_prompt_too(student_skills, make_trainer, make_config):
+    coef = 0.5 if student_skills == "never" else 0.0
+    config = make_config(max_steps=1, max_completion_length=8, sdar_coef=coef, student_skills=student_skills)
+    trainer = make_trainer(
+        config, environment_factory=CalculatorEnv, train_dataset=Dataset.from_list([{"task_type": "odd"}] * 2)
+    )
+    trainer.train()
+    assert trainer.episodes[0].prompt[-1]["content"].endswith(" use the tool.")
+
+
+def test_skills_may_be_a_folder(make_trainer, tmp_path):
+    folder = tmp_path / "skills" / "tea"
+    folder.mkdir(parents=True)
+    (folder / "SKILL.md").write_text("---\nname: tea\ndescription: for tea\n---\nBoil water.\n")
+    for path in (tmp_path / "skills", str(tmp_path / "skills")):
+        trainer = make_trainer(skills=path)
+        assert [skill.name for skill in trainer.teacher_context.retriever.library] == ["tea"]
+    with pytest.raises(ValueError, match="path of a folder with skills, and there is none at 'webshop'"):
+        make_trainer(skills="webshop")
+    with pytest.raises(ValueError, match="`skills` must be a `SkillLibrary`, a folder"):
+        make_trainer(skills=["Boil water."])
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["a"], r"`.*context` must return a list of one text for each of the 4 episodes; got 1\."),
+        ([1] * 4, "a str each .* got 1"),
+        (None, "got NoneType"),
+        ("text", "got str"),
+    ],
+)
+def test_a_context_that_gives_anything_but_a_text_an_episode_is_named(texts, message, make_trainer):
+    def context(episodes):
+        return texts
+
+    with pytest.raises(ValueError, match=message):
+        scored_batch(make_trainer(skills=context))
+
+
+def test_a_context_that_gives_no_text_for_any_episode_says_so_once(make_trainer, make_config, caplog):
+    from sdar_trl import hindsight_context
+
+    config = make_config(max_completion_length=8)
+    trainer = make_trainer(config, environment_factory=CalculatorEnv, skills=hindsight_context)
+    trainer.train()
+    assert caplog.text.count("gave no text for any of 4 episodes") == 1 and "how an episode ended" in caplog.text
+    caplog.clear()
+    scored_batch(make_trainer(skills=lambda episodes: [None] * len(episodes)))
+    assert caplog.text.count("gave no text for any of 4 episodes") == 1
+
+
+def test_the_embedded_policy_is_a_model_by_name(make_config, tasks, skills):
+    from sdar_trl import SDARTrainer
+    from sdar_trl.policies import TINY_POLICY
+
+    options = {"train_dataset": tasks, "environment_factory": CountingEnv, "skills": skills}
+    trainer = SDARTrainer(model="tiny", args=make_config(), **options)
+    assert trainer.model.config._name_or_path == TINY_POLICY
+
+
+# K. Missing and None
+
+
+def test_tasks_without_an_id_have_no_siblings():
+    from sdar_trl import Episode, Turn, sibling_context
+
+    def episode(task, response):
+        turn = Turn("a door", [1], [ord(response)], response, reward=1.0)
+        return Episode(task, [{"role": "user", "content": "go"}], [turn], StopReason.WON)
+
+    for task in ({}, {"task_id": None}):
+        assert sibling_context([episode(task, "a"), episode(task, "b")]) == ["", ""]
+    assert all(sibling_context([episode({"task_id": 0}, "a"), episode({"task_id": 0}, "b")]))
+
+
+def test_none_in_a_task_counts_as_missing_for_skills_and_their_account(make_trainer, make_config, tasks):
+    results = []
+    for rows in (tasks.remove_columns(["task_type"]), tasks.map(lambda row: {"task_type": None})):
+        trainer = make_trainer(make_config(retriever="ucb"), train_dataset=rows)
+        trainer.train()
+        results.append(trainer.teacher_context.retriever.statistics)
+    assert results[0] == results[1] and set(results[0]) == {"all"}
+
+
+# A CPU
+
+
+def test_bf16_on_a_cpu_is_told(make_trainer, make_config, caplog):
+    make_trainer(make_config(bf16=True))
+    assert "Pass `bf16=False`" in caplog.text
+    caplog.clear()
+    make_trainer()
+    assert "bf16" not in caplog.text

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from .base import TextEnv
-from .border import number, portable
+from .border import BorderError, number, portable
 
 
 DEFAULT_TIMEOUT = 300.0
@@ -27,6 +27,25 @@ CLOSING_TIME = 5.0  # seconds for a process to end by itself
 
 class RemoteError(RuntimeError):
     """An environment raised in a process of its own; the message ends in the traceback from there."""
+
+
+def failure(method: str, error: BaseException) -> tuple[str, str]:
+    """
+    What went wrong in a call.
+
+    Args:
+        method (`str`):
+            The method.
+        error (`BaseException`):
+            What it raised, or what was found in its answer.
+
+    Returns:
+        `tuple[str, str]`: the reason in a line, and its kind, by which failures are alike.
+    """
+    if isinstance(error, BorderError):
+        return str(error), str(error).partition("; got")[0]
+    said = str(error).strip().splitlines()[-1] if isinstance(error, RemoteError) else repr(error)
+    return f"`{method}` raised {said}", said.partition("(")[0].partition(":")[0]
 
 
 class InlineWorker:
