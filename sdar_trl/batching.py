@@ -22,7 +22,7 @@ from .envs.border import Border
 from .episodes import Episode, Turn, as_messages
 from .losses import aggregate_loss, importance_sampling_ratio
 from .metrics import Metrics, count_rows, merged_micro_batches
-from .rows import Row, micro_batches, padded_count, rows_batch
+from .rows import Row, micro_batches, padded_count, rows_batch, was_cut
 
 
 class RowsGRPOTrainer(ResumableGRPOTrainer):
@@ -77,8 +77,14 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
         its rows (old and reference log-probs, the engine's ratio) is scored of these; what it counts, counted again.
         """
         device, batch_size = self.accelerator.device, self._micro_batch_size
+        cut = [was_cut(row.episode, [*self.eos_token_ids, self._tokenizer.pad_token_id]) for row in rows]
+        new_tokens = count_rows(self._mode_metrics, rows, cut)
+        if self.model.training:
+            self.state.num_input_tokens_seen += new_tokens
+            self._mode_metrics["num_tokens"] = [self.state.num_input_tokens_seen]
         counts = self.accelerator.gather(torch.tensor([len(rows)], device=device))
         if counts.max() == len(self.episodes):
+            self._mask_cut(output, cut)
             return output
         steps: Any = self.args.steps_per_generation if self.model.training else 1
         count = padded_count(int(counts.max()), steps, batch_size)
@@ -91,13 +97,7 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
             pad,
             multiple,  # type: ignore[arg-type]
         )
-        ends = [*self.eos_token_ids, pad]
-        if self.mask_truncated_completions:
-            for position, row in enumerate(rows):
-                if row.completion_ids[-1] not in ends:
-                    batch["completion_mask"][position] = batch["tool_mask"][position] = 0
-        mask = batch["completion_mask"] * batch["tool_mask"]
-        batch["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
+        mask = self._mask_cut(batch, cut)
         batch["row_weight"] = count * self.accelerator.num_processes / counts.sum()
 
         # what TRL scores, of these rows
@@ -122,11 +122,16 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
                 model = self.accelerator.unwrap_model(self.model)
                 with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
                     batch["ref_per_token_logps"] = self._student_logps(batch)
-        new_tokens = count_rows(self._mode_metrics, rows, ends)
-        if self.model.training:
-            self.state.num_input_tokens_seen += new_tokens
-            self._mode_metrics["num_tokens"] = [self.state.num_input_tokens_seen]
         return batch
+
+    def _mask_cut(self, batch: dict[str, Any], cut: list[bool]) -> torch.Tensor:
+        """Mask the rows of episodes that were cut, if so configured; 1 for what is trained on, shape (B, T)."""
+        if self.args.mask_truncated_completions:
+            for position in (index for index, of_cut in enumerate(cut) if of_cut):
+                batch["completion_mask"][position] = batch["tool_mask"][position] = 0
+        mask = batch["completion_mask"] * batch["tool_mask"]
+        batch["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
+        return mask
 
     def _score(self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, length: int) -> torch.Tensor:
         """Log-probs of the last `length` tokens of each row, without gradient and without dropout, shape (B,

@@ -84,6 +84,28 @@ def _row(episode: Episode, span: range) -> Row:
     return Row(episode, span, messages, first.new_ids, completion_ids, mask, logprobs)
 
 
+def was_cut(episode: Episode, end_ids: Sequence[int]) -> bool:
+    """
+    Whether an episode did not come to its own end: the token budget was used up, the environment cut it short, or its
+    last turn's response was cut before its end.
+
+    An episode that the environment ended in its last turn is whole, however the response looks that ended it; so is
+    one that used all its turns, and one that failed is no matter of length.
+
+    Args:
+        episode ([`Episode`]):
+            A finished episode.
+        end_ids (`list[int]`):
+            Tokens that end a response.
+
+    Returns:
+        `bool`: whether it was cut.
+    """
+    if episode.stop_reason is StopReason.MAX_TURNS:
+        return episode.turns[-1].response_ids[-1] not in end_ids
+    return episode.stop_reason in (StopReason.LENGTH, StopReason.TRUNCATED)
+
+
 def row_turns(rows: Sequence[Row], episodes: Sequence[Episode]) -> torch.Tensor:
     """Which turns each row holds: the episode's index, the first turn's and how many there are, shape (rows, 3)."""
     index = {id(episode): i for i, episode in enumerate(episodes)}

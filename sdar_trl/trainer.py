@@ -197,6 +197,8 @@ class SDARTrainer(RowsGRPOTrainer):
             raise ValueError("SDARTrainer trains text models; pass a tokenizer as `processing_class`.")
 
         self._plays_text = self._first_rollout = plays_text
+        if plays_text:  # TRL looks at a row's last token; `_batch_of_rows` knows how the episode ended
+            self.mask_truncated_completions = False
         self.episodes = []
         self._inputs: list[dict[str, Any]] = []  # the rows of the dataset, one an episode
         self._forwards: list[tuple] | None = None  # what the forwards inside `_compute_loss` return
@@ -386,7 +388,7 @@ class SDARTrainer(RowsGRPOTrainer):
     def _load_resume_state(self, state: dict[str, Any]) -> None:
         super()._load_resume_state(state)
         self.distillation.divergence.load_state_dict(state)
-        if self._learns_skills:
+        if self._learns_skills and "retriever" in state:  # it may have been written without a teacher
             self.teacher_context.retriever.load_state_dict(state["retriever"])
 
     # Logging

@@ -536,3 +536,130 @@ def test_bf16_on_a_cpu_is_told(make_trainer, make_config, caplog):
     caplog.clear()
     make_trainer()
     assert "bf16" not in caplog.text
+
+
+# F. Temperature 0
+
+
+def test_at_temperature_0_a_trainers_panel_is_greedy_as_a_plain_models(make_trainer, tasks, tokenizer):
+    from sdar_trl.evaluation import evaluate, evaluate_trainer, policy_rollout
+
+    trainer = make_trainer()
+    before = trainer.generation_config.to_dict()
+    first, again = (evaluate_trainer(trainer, tasks, temperature=0, seed=seed) for seed in (0, 1))
+    limits = {"max_turns": 4, "max_response_length": 8, "max_completion_length": 96}
+    plain = policy_rollout(trainer.model, tokenizer, CountingEnv, temperature=0, **limits)
+    expected = evaluate(plain, tasks)
+    assert [r.episode_return for r in first] == [r.episode_return for r in again]
+    assert first == expected
+    assert trainer.generation_config.to_dict() == before
+    sampled = [evaluate_trainer(trainer, tasks, temperature=1.0, seed=seed) for seed in (0, 1)]
+    assert [r.episode_return for r in sampled[0]] != [r.episode_return for r in sampled[1]]
+
+
+# G. What counts as cut
+
+
+class CuttingEnv(CountingEnv):
+    """Cuts the episode itself after three turns of five."""
+
+    def step(self, response):
+        step = super().step(response)
+        return Step("x", step.reward, truncated=True) if self.length == 5 and self.turn == 3 else step
+
+
+@pytest.mark.parametrize("history", ["growing", "window"])
+@pytest.mark.parametrize("mask", [True, False])
+def test_an_episode_is_cut_by_why_it_ended_and_not_by_its_last_token(
+    history, mask, make_trainer, make_config, tasks, tokenizer
+):
+    config = make_config(
+        mask_truncated_completions=mask, history=history, history_window=1, max_completion_length=60, max_turns=99
+    )
+    trainer = make_trainer(config, environment_factory=CuttingEnv)
+    cut, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("e e", "e<|im_end|>"))
+    said = {1: cut, 2: whole, 5: whole, 98: whole}  # by the length of the episode
+    trainer.rollout.backend.generate = lambda ids: (
+        [said[int(tokenizer.decode(row).split("count to ")[1].split("<")[0].split()[0])] for row in ids],
+        None,
+    )
+    rows = [{**tasks[0], "length": length} for length in said]
+    if history == "window":
+        rows[-1]["length"] = 2  # a window has no budget that an episode could use up
+    inputs = scored_batch(trainer, rows=rows)
+    reasons = [e.stop_reason.value for e in trainer.episodes]
+    assert reasons == ["won", "won", "truncated", "length" if history == "growing" else "won"]
+    cuts = [0, 0, 1, int(history == "growing")]
+    trained = (inputs["completion_mask"] * inputs["tool_mask"]).sum(1)
+    for (episode, *_), tokens in zip(inputs["row_turns"].tolist(), trained.tolist(), strict=True):
+        assert (tokens == 0) == (episode < 0 or bool(mask and cuts[episode]))
+    assert inputs["num_items_in_batch"] == trained.sum()
+    metrics = trainer._metrics["train"]
+    of_rows = [cuts[episode] for episode, *_ in inputs["row_turns"].tolist() if episode >= 0]
+    assert metrics["completions/clipped_ratio"] == [pytest.approx(sum(of_rows) / len(of_rows))]
+    if history == "growing":
+        assert metrics["completions/max_terminated_length"] == [2 * len(whole)]
+
+
+# L. Checkpoints and the settings they depend on
+
+
+BATCH = {"num_iterations": 2, "steps_per_generation": 4, "gradient_accumulation_steps": 2, "sdar_coef": 0.5}
+SAVING = {**BATCH, "per_device_train_batch_size": 2, "num_generations": 4, "save_strategy": "steps", "save_steps": 1}
+
+
+@pytest.fixture
+def written(make_trainer, make_config, tmp_path):
+    """Checkpoints of a run whose generation batches last for four steps."""
+    make_trainer(make_config(**{**SAVING, "max_steps": 4}, output_dir=str(tmp_path / "written"))).train()
+    return tmp_path / "written"
+
+
+CHANGES = {
+    "per_device_train_batch_size": {"per_device_train_batch_size": 4},
+    "steps_per_generation": {"steps_per_generation": 2},
+    "num_iterations": {"num_iterations": 1},
+    "gradient_accumulation_steps": {"gradient_accumulation_steps": 4},
+    "num_generations": {"num_generations": 2},
+    "history": {"history": "window"},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_in_the_middle_of_a_generation_batch_other_settings_are_refused_by_name(
+    name, written, make_trainer, make_config
+):
+    config = make_config(**{**SAVING, "max_steps": 6, **CHANGES[name]})
+    with pytest.raises(ValueError, match=rf"in the middle of a generation batch.*`{name}` was \S+ and is \S+"):
+        make_trainer(config).train(resume_from_checkpoint=str(written / "checkpoint-1"))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_at_the_end_of_a_generation_batch_other_settings_begin_a_new_one(name, written, make_trainer, make_config):
+    config = make_config(**{**SAVING, "max_steps": 8, **CHANGES[name]})
+    trainer = make_trainer(config)
+    played = []
+    play = trainer.rollout.play
+    trainer.rollout.play = lambda *args: played.append(trainer._step) or play(*args)
+    trainer.train(resume_from_checkpoint=str(written / "checkpoint-4"))
+    assert trainer.state.global_step == 8 and played[0] % (config.steps_per_generation * config.num_iterations) == 0
+
+
+def test_settings_that_the_batch_does_not_depend_on_may_change_and_old_checkpoints_resume(
+    written, make_trainer, make_config
+):
+    config = make_config(**{**SAVING, "max_steps": 6, "history_window": 5, "learning_rate": 1e-3})
+    make_trainer(config).train(resume_from_checkpoint=str(written / "checkpoint-1"))
+    mark = written / "checkpoint-2" / "complete.json"
+    content = json.loads(mark.read_text())
+    assert content.pop("settings")["num_iterations"] == 2
+    mark.write_text(json.dumps(content))
+    make_trainer(config).train(resume_from_checkpoint=str(written / "checkpoint-2"))
+
+
+def test_a_run_that_had_no_teacher_goes_on_with_one(make_trainer, make_config, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 1}
+    make_trainer(make_config(sdar_coef=0.0, max_steps=1, **options)).train()
+    trainer = make_trainer(make_config(sdar_coef=0.5, max_steps=2, retriever="ucb"))
+    trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+    assert trainer.teacher_context.retriever.statistics

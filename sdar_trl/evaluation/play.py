@@ -32,10 +32,8 @@ def _seeded(seed: int) -> Iterator[None]:
 @contextmanager
 def _temperature(trainer: "SDARTrainer", temperature: float) -> Iterator[None]:
     """Inside, a trainer samples at another temperature; at 0 it is greedy."""
-    if trainer.use_vllm:  # for which 0 is greedy too
-        backend, values = trainer.vllm_generation, {"temperature": temperature}
-    else:
-        backend, values = trainer.generation_config, _sampling(temperature)
+    backend: Any = trainer.vllm_generation if trainer.use_vllm else trainer.generation_config
+    values = {"temperature": temperature} if trainer.use_vllm else _sampling(temperature)  # 0 is greedy for vLLM too
     before = {name: getattr(backend, name) for name in values}
     try:
         for name, value in values.items():
@@ -138,15 +136,12 @@ def policy_rollout(
     chat = Chat(tokenizer, chat_template_kwargs, context_role)
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else chat.end_of_turn_id
     stop_ids = sorted({chat.end_of_turn_id, tokenizer.eos_token_id})
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     generation_config = GenerationConfig(
         max_new_tokens=max_response_length,
         eos_token_id=stop_ids,
         pad_token_id=pad_token_id,
-        top_k=0,
-        top_p=1.0,
         repetition_penalty=1.0,
-        **sampling,
+        **{"top_k": 0, "top_p": 1.0, **_sampling(temperature)},
     )
 
     reuse_cache = can_reuse_cache(model, generation_config)
