@@ -27,9 +27,9 @@ COMPLETE = "complete.json"
 
 BATCH_SETTINGS = (
     *("per_device_train_batch_size", "steps_per_generation", "num_iterations", "gradient_accumulation_steps"),
-    *("num_generations", "history", "history_window"),
+    *("num_generations", "history", "history_window", "divergence", "divergence_top_k", "signal"),
 )
-"""Arguments that a generation batch depends on while it is in use."""
+"""Arguments that a generation batch depends on while it is in use; and whether `beta` is 0."""
 
 
 class ResumableSampler(Sampler):
@@ -122,7 +122,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
         settings = {name: getattr(self.args, name) for name in BATCH_SETTINGS if hasattr(self.args, name)}
         if settings.get("history") == "growing":
             settings.pop("history_window")
-        return settings
+        return {**settings, "beta": "above 0" if self.args.beta else "0"}  # the reference was asked, or not
 
     def _load_resume_state(self, state: dict[str, Any]) -> None:
         self._step, self._total_train_tokens = state["step"], state["tokens"]

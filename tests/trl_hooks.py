@@ -49,5 +49,8 @@ ATTRIBUTES = [
     "eos_token_ids",
     "num_iterations",
     "temperature",
+    "reward_func_names",
+    "reward_weights",
+    "mask_truncated_completions",
 ]
 """Attributes of a `GRPOTrainer`."""
