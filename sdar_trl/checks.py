@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from .contexts import SkillContext, TeacherContext
 from .envs.border import Border
-from .envs.workers import failure, start_worker
+from .envs.workers import close_worker, failure, start_worker
 from .episodes import Episode, StopReason
 from .skills import SkillLibrary
 
@@ -234,6 +234,13 @@ def check_environments(environment_factory: Any, kinds: Mapping[str | None, type
     Raises:
         `ValueError`: if one does not; the message says what to do.
     """
+    if isinstance(environment_factory, Mapping) and isinstance(dataset, Dataset):
+        named = set(dataset["environment"]) if "environment" in dataset.column_names else {None}
+        if unknown := named - set(environment_factory):
+            raise ValueError(
+                f"The column `environment` of `train_dataset` must name one of {list(environment_factory)} in each "
+                f"row, got {unknown} in some."
+            )
     for name, factory in _by_name(environment_factory).items():
         _check_methods(kinds[name])
         if isinstance(dataset, Dataset):
@@ -265,7 +272,7 @@ def _check_methods(kind: type) -> None:
 def _rows_of(dataset: Dataset, name: str | None) -> list[dict[str, Any]]:
     """A few tasks of an environment: the first, and others far from it."""
     indices: Sequence[int] = range(len(dataset))
-    if name is not None and "environment" in dataset.column_names:
+    if name is not None:
         indices = [index for index, named in enumerate(dataset["environment"]) if named == name]
     tried = sorted({len(indices) * part // _TRIED_ROWS for part in range(_TRIED_ROWS)}) if indices else []
     return [dict(dataset[indices[position]]) for position in tried]
@@ -284,7 +291,7 @@ def _try_reset(factory: Any, kind: str, rows: Sequence[Mapping[str, Any]]) -> No
         except (Exception, SystemExit) as error:
             failures.append((failure("reset", error)[0], error))
         finally:
-            worker.close()
+            close_worker(worker)
     if failures:
         reason, first = failures[0]
         tried = f"{kind} cannot begin a task; tried in {len(rows)}"

@@ -6,7 +6,6 @@ history goes on; only what is new is rendered, and the joint falls on the specia
 
 import functools
 import inspect
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +16,11 @@ from .checks import check_factories
 from .contexts import context_texts
 from .envs import TextEnv
 from .envs.border import Border, BorderError
-from .envs.workers import EnvWorker, failure, start_worker
+from .envs.workers import EnvWorker, close_worker, failure, start_worker
 from .episodes import Episode, Message, StopReason, Turn
 from .generation import Backend
 from .history import History, Wording, growing, windowed, with_observation
 
-
-logger = logging.getLogger(__name__)
 
 StudentContext = Callable[[list[Episode]], list[str]]
 """The text that the policy itself reads in each of the reset episodes."""
@@ -87,6 +84,7 @@ class Rollout:
         history: str = "growing",
         history_window: int = 2,
     ):
+        check_factories(environment_factory)
         self.factories: dict[str | None, Callable[[], TextEnv]] = {}
         if isinstance(environment_factory, Mapping):
             self.factories.update(environment_factory)
@@ -140,7 +138,7 @@ class Rollout:
         except BaseException:
             for seat in seats:
                 if seat.episode.stop_reason is not StopReason.ENV_ERROR:
-                    _close(seat.env)
+                    close_worker(seat.env)
             self.close()
             raise
         finally:
@@ -181,7 +179,7 @@ class Rollout:
         """Close the environments."""
         for envs in self._idle.values():
             while envs:
-                _close(envs.pop())
+                close_worker(envs.pop())
 
     def _wording(self, factory: Any) -> Wording | None:
         """An environment's own wording of its history, whose text is checked as its other answers are."""
@@ -301,14 +299,7 @@ class Rollout:
             exc_info=None if isinstance(error, BorderError) else error,
         )
         episode.stop_reason, episode.error = StopReason.ENV_ERROR, reason
-        _close(seat.env)
-
-
-def _close(env: EnvWorker) -> None:
-    try:
-        env.close()
-    except Exception:
-        logger.warning("An environment could not be closed.", exc_info=True)
+        close_worker(seat.env)
 
 
 # Factories

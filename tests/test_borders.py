@@ -238,6 +238,11 @@ def test_a_broken_task_costs_its_own_episodes_though_it_is_the_first(make_traine
         make_trainer(train_dataset=Dataset.from_list([{**row, "fails_at": 0} for row in rows]))
 
 
+def test_an_environment_in_place_of_its_class_is_told_where_episodes_are_only_played(tokenizer):
+    with pytest.raises(ValueError, match="pass its class, `CountingEnv`"):
+        rollout_of(CountingEnv(), tokenizer)
+
+
 def test_an_environment_that_was_tried_is_closed(make_trainer):
     import multiprocessing
 
@@ -255,6 +260,10 @@ def test_each_of_several_environments_is_tried_with_a_task_of_its_own(make_train
 
     rows = Dataset.from_list([{**task, "environment": "ab"[i % 2]} for i, task in enumerate(tasks)])
     make_trainer(environment_factory={"a": CountingEnv, "b": Other}, train_dataset=rows)
+    with pytest.raises(ValueError, match=r"must name one of \['a'\] in each row, got {'b'}"):
+        make_trainer(environment_factory={"a": CountingEnv}, train_dataset=rows)
+    with pytest.raises(ValueError, match=r"must name one of \['a'\] in each row, got {None}"):
+        make_trainer(environment_factory={"a": CountingEnv})
     with pytest.raises(ValueError, match="Other cannot begin a task"):
         make_trainer(environment_factory={"b": CountingEnv, "a": Other}, train_dataset=rows)
 

@@ -6,6 +6,7 @@ longer than the class attribute `timeout` (seconds) raises `TimeoutError`, excep
 """
 
 import functools
+import logging
 import multiprocessing
 import signal
 import threading
@@ -20,6 +21,8 @@ from typing import Any
 from .base import TextEnv
 from .border import BorderError, number, portable
 
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT = 300.0
 CLOSING_TIME = 5.0  # seconds for a process to end by itself
@@ -171,6 +174,14 @@ def start_worker(factory: Callable[[], TextEnv]) -> EnvWorker:
     if (seconds := number(timeout)) is None or seconds <= 0:
         raise ValueError(f"`timeout` of {kind} must be a number of seconds, got {timeout!r}.")
     return WORKERS[parallel](factory, seconds)
+
+
+def close_worker(worker: EnvWorker) -> None:
+    """Close an environment; one that raises then is told about."""
+    try:
+        worker.close()
+    except Exception:
+        logger.warning("An environment could not be closed.", exc_info=True)
 
 
 def _seconds_until(deadline: float) -> float:
