@@ -5,8 +5,10 @@ TRL wants one row for each prompt until advantages are known. Only then is the b
 TRL's hands until then stays in its hands.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,10 +18,11 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from .checkpointing import ResumableGRPOTrainer
-from .episodes import Episode, Turn
+from .envs.border import Border
+from .episodes import Episode, Turn, as_messages
 from .losses import aggregate_loss, importance_sampling_ratio
 from .metrics import Metrics, count_rows, merged_micro_batches
-from .rows import Row, micro_batches, padded_count, rows_batch
+from .rows import Row, micro_batches, padded_count, rows_batch, was_cut
 
 
 class RowsGRPOTrainer(ResumableGRPOTrainer):
@@ -27,6 +30,11 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
 
     episodes: list[Episode]
     """The episodes of this process's last rollout."""
+
+    @cached_property
+    def _border(self) -> Border:
+        """What there is to say about what comes over the borders of this run, once a kind."""
+        return Border()
 
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, *args: Any) -> torch.Tensor:
         """Reward functions, and TRL's table of completions, are given the episodes' own messages."""
@@ -36,21 +44,29 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
                 prompts[index] = episode.prompt
                 completions[index] = episode.messages[len(episode.prompt) :]
         rewards = super()._calculate_rewards(inputs, prompts, completions, *args)  # of all processes
+        for name in (n for n, column in zip(self.reward_func_names, rewards.T, strict=True) if column.isinf().any()):
+            self._border.tell(
+                ("reward", name), "The reward function %r gave an infinite reward: it counts as none (`None`).", name
+            )
+        rewards = rewards.masked_fill(rewards.isinf(), math.nan)
         own = rewards[self.accelerator.process_index * len(inputs) :][: len(inputs)]
         returns = (own * self.reward_weights.to(own.device)).nansum(1).tolist()
-        for row, prompt, value in zip(inputs, prompts, returns, strict=True):
-            row["_read"], row["_return"] = prompt, value  # for the episodes of TRL's own loop
+        scored = (~own.isnan()).any(1).tolist()
+        for row, *found in zip(inputs, prompts, returns, scored, strict=True):
+            row["_scored"] = found  # for the episodes of TRL's own loop
         return rewards
 
-    def _loop_episodes(self, inputs: list[dict[str, Any]], output: dict[str, Any]) -> list[Episode]:
-        """Episodes as TRL's own loops leave them: one turn, whose response is the whole completion."""
+    def _loop_episodes(self, inputs: list[dict[str, Any]], texts: list[str], output: dict[str, Any]) -> list[Episode]:
+        """Episodes as TRL's own loops leave them: one turn, whose response is the whole completion. The texts are what
+        the student read besides its prompts."""
         episodes = []
-        for index, row in enumerate(inputs):
+        for index, (row, text) in enumerate(zip(inputs, texts, strict=True)):
             prompt_ids = output["prompt_ids"][index][output["prompt_mask"][index].bool()].tolist()
             completion_ids = output["completion_ids"][index][output["completion_mask"][index].bool()].tolist()
-            read, value, text = row.pop("_read"), row.pop("_return"), row.pop("_student_context", "")
+            read, value, scored = row.pop("_scored")
             turn = Turn("", prompt_ids, completion_ids, self._tokenizer.decode(completion_ids), read, reward=value)
-            episodes.append(Episode(row, read, [turn], student_context=text))
+            error = "" if scored else "No reward function gave a finite reward."
+            episodes.append(Episode(row, as_messages(read), [turn], student_context=text, error=error))
         return episodes
 
     def _batch_of_rows(self, output: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
@@ -61,8 +77,14 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
         its rows (old and reference log-probs, the engine's ratio) is scored of these; what it counts, counted again.
         """
         device, batch_size = self.accelerator.device, self._micro_batch_size
+        cut = [was_cut(row.episode, [*self.eos_token_ids, self._tokenizer.pad_token_id]) for row in rows]
+        new_tokens = count_rows(self._mode_metrics, rows, cut)
+        if self.model.training:
+            self.state.num_input_tokens_seen += new_tokens
+            self._mode_metrics["num_tokens"] = [self.state.num_input_tokens_seen]
         counts = self.accelerator.gather(torch.tensor([len(rows)], device=device))
         if counts.max() == len(self.episodes):
+            self._mask_cut(output, cut)
             return output
         steps: Any = self.args.steps_per_generation if self.model.training else 1
         count = padded_count(int(counts.max()), steps, batch_size)
@@ -75,13 +97,7 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
             pad,
             multiple,  # type: ignore[arg-type]
         )
-        ends = [*self.eos_token_ids, pad]
-        if self.mask_truncated_completions:
-            for position, row in enumerate(rows):
-                if row.completion_ids[-1] not in ends:
-                    batch["completion_mask"][position] = batch["tool_mask"][position] = 0
-        mask = batch["completion_mask"] * batch["tool_mask"]
-        batch["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
+        mask = self._mask_cut(batch, cut)
         batch["row_weight"] = count * self.accelerator.num_processes / counts.sum()
 
         # what TRL scores, of these rows
@@ -106,11 +122,16 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
                 model = self.accelerator.unwrap_model(self.model)
                 with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
                     batch["ref_per_token_logps"] = self._student_logps(batch)
-        new_tokens = count_rows(self._mode_metrics, rows, ends)
-        if self.model.training:
-            self.state.num_input_tokens_seen += new_tokens
-            self._mode_metrics["num_tokens"] = [self.state.num_input_tokens_seen]
         return batch
+
+    def _mask_cut(self, batch: dict[str, Any], cut: list[bool]) -> torch.Tensor:
+        """Mask the rows of episodes that were cut, if so configured; 1 for what is trained on, shape (B, T)."""
+        if self.args.mask_truncated_completions:
+            for position in (index for index, of_cut in enumerate(cut) if of_cut):
+                batch["completion_mask"][position] = batch["tool_mask"][position] = 0
+        mask = batch["completion_mask"] * batch["tool_mask"]
+        batch["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
+        return mask
 
     def _score(self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, length: int) -> torch.Tensor:
         """Log-probs of the last `length` tokens of each row, without gradient and without dropout, shape (B,

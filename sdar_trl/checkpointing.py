@@ -3,6 +3,9 @@
 Three things: the order of tasks after the first epoch; in the middle of a generation batch (where one lasts for
 several steps), that batch and the place in it; and a mark that the checkpoint is whole, written when every process has
 written its part.
+
+The number of processes must always be the same again. In the middle of a generation batch, so must the settings that
+say how it is made and split ([`BATCH_SETTINGS`]); at its end they may change, and a new batch is begun with them.
 """
 
 import json
@@ -21,6 +24,12 @@ from trl import GRPOTrainer
 logger = logging.getLogger(__name__)
 
 COMPLETE = "complete.json"
+
+BATCH_SETTINGS = (
+    *("per_device_train_batch_size", "steps_per_generation", "num_iterations", "gradient_accumulation_steps"),
+    *("num_generations", "history", "history_window", "divergence", "divergence_top_k", "signal"),
+)
+"""Arguments that a generation batch depends on while it is in use; and whether `beta` is 0."""
 
 
 class ResumableSampler(Sampler):
@@ -109,6 +118,12 @@ class ResumableGRPOTrainer(GRPOTrainer):
         batch = self._buffered_inputs if in_use else None
         return {"step": self._step, "tokens": self._total_train_tokens, "batch": batch}
 
+    def _batch_settings(self) -> dict[str, Any]:
+        settings = {name: getattr(self.args, name) for name in BATCH_SETTINGS if hasattr(self.args, name)}
+        if settings.get("history") == "growing":
+            settings.pop("history_window")
+        return {**settings, "beta": "above 0" if self.args.beta else "0"}  # the reference was asked, or not
+
     def _load_resume_state(self, state: dict[str, Any]) -> None:
         self._step, self._total_train_tokens = state["step"], state["tokens"]
         self._buffered_inputs = state["batch"]
@@ -122,7 +137,11 @@ class ResumableGRPOTrainer(GRPOTrainer):
         torch.save(self._resume_state(), folder / f"resume_{self.accelerator.process_index}.pt")
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            content = {"global_step": self.state.global_step, "num_processes": self.accelerator.num_processes}
+            content = {
+                "global_step": self.state.global_step,
+                "num_processes": self.accelerator.num_processes,
+                "settings": self._batch_settings(),
+            }
             (folder / COMPLETE).write_text(json.dumps(content))
             rotate_checkpoints(run_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
 
@@ -131,7 +150,8 @@ class ResumableGRPOTrainer(GRPOTrainer):
         if checkpoint is None:
             return
         folder, processes = Path(checkpoint), self.accelerator.num_processes
-        written_by = json.loads((folder / COMPLETE).read_text())["num_processes"]
+        mark = json.loads((folder / COMPLETE).read_text())
+        written_by = mark["num_processes"]
         if written_by != processes:
             raise ValueError(
                 f"{folder} was written by {written_by} processes, and there are {processes}. Resume with as many as "
@@ -139,4 +159,15 @@ class ResumableGRPOTrainer(GRPOTrainer):
             )
         file = folder / f"resume_{self.accelerator.process_index}.pt"
         state = torch.load(file, map_location="cpu", weights_only=True)
+        now = self._batch_settings()
+        then = {name: value for name, value in mark.get("settings", {}).items() if now.get(name) != value}
+        if then and state["batch"] is not None:
+            changed = ", ".join(f"`{name}` was {value} and is {now.get(name)}" for name, value in then.items())
+            raise ValueError(
+                f"{folder} was written in the middle of a generation batch, which other settings cannot go on with: "
+                f"{changed}. Resume with those it was written with, or from a checkpoint at the end of a generation "
+                "batch (every `steps_per_generation` x `num_iterations` / `gradient_accumulation_steps` steps)."
+            )
+        if then:
+            state["step"] = 0  # of the next generation batch, the first with these settings
         self._load_resume_state(send_to_device(state, self.accelerator.device))

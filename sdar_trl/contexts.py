@@ -5,11 +5,13 @@ often on every process. An empty text leaves its episode out of the distillation
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from accelerate.utils import gather_object
 
+from .envs.border import Border
 from .episodes import Episode, StopReason
 from .skills import (
     RETRIEVERS,
@@ -25,6 +27,47 @@ logger = logging.getLogger(__name__)
 
 TeacherContext = Callable[[list[Episode]], list[str]]
 """The privileged text of each finished episode."""
+
+
+def context_texts(context: TeacherContext, episodes: list[Episode], border: Border) -> list[str]:
+    """
+    What a context gives, checked.
+
+    Args:
+        context (`TeacherContext`):
+            The context.
+        episodes (`list[Episode]`):
+            The episodes.
+        border ([`~sdar_trl.envs.border.Border`]):
+            Says once if there is no text at all.
+
+    Returns:
+        `list[str]`: one text an episode; `""` where there is none (`None`).
+
+    Raises:
+        `ValueError`: if it gives anything but a list of as many texts.
+    """
+    texts = context(episodes)
+    name = getattr(context, "__qualname__", type(context).__qualname__)
+    expected = f"The context `{name}` must return a list of one text for each of the {len(episodes)} episodes"
+    if not isinstance(texts, list | tuple):
+        raise ValueError(f"{expected}; got {type(texts).__name__}: {texts!r:.200}.")
+    if len(texts) != len(episodes):
+        raise ValueError(f"{expected}; got {len(texts)}.")
+    for text in texts:
+        if not isinstance(text, str | None):
+            raise ValueError(f'{expected}, a str each ("" where there is none); got {text!r:.200}.')
+    if not any(texts) and episodes and not isinstance(context, SkillContext):
+        border.tell(
+            ("context", name),
+            "The context `%s` gave no text for any of %d episodes: nothing is distilled from such a batch.%s",
+            name,
+            len(episodes),
+            " TRL's own loops do not say how an episode ended, so there is no hindsight of it."
+            if context is hindsight_context and episodes[0].stop_reason is None
+            else "",
+        )
+    return [border.text(text, f"The context `{name}`") if text else "" for text in texts]
 
 
 class SkillContext:
@@ -72,7 +115,7 @@ class SkillContext:
         texts = []
         self.metrics = {"skills": [], "dropped_skills": [], "no_own_skill": []}
         # by the prompt that was read: a task may be stated by the environment's first observation alone
-        tasks = [{**episode.task, "prompt": episode.prompt} for episode in episodes]
+        tasks = [{**_known(episode.task), "prompt": episode.prompt} for episode in episodes]
         for episode, ranked in zip(episodes, self.retriever.select(tasks), strict=True):
             general = [skill for skill in ranked if skill.always]
             selected = [*general, *[skill for skill in ranked if not skill.always][: self.top_k]]
@@ -81,7 +124,7 @@ class SkillContext:
             texts.append(format_skills(fitting))
             misses = all(skill.always for skill in fitting)
             if misses:
-                self._warn(str(episode.task.get("task_type", "unknown")))
+                self._warn(str(_known(episode.task).get("task_type", "unknown")))
             self.metrics["skills"].append(float(len(fitting)))
             self.metrics["dropped_skills"].append(float(len(selected) - len(fitting)))
             self.metrics["no_own_skill"].append(float(misses))
@@ -115,12 +158,19 @@ class SkillContext:
 
 
 def skill_records(episodes: list[Episode]) -> list[tuple[str, list[str], float]]:
-    """What a retriever learns from: task type, skills and return of the episodes that were played to an end."""
+    """What a retriever learns from: task type, skills and return of the episodes that have a return, a finite one."""
     return [
-        (str(episode.task.get("task_type", "all")), list(episode.skills), episode.episode_return)
+        (str(_known(episode.task).get("task_type", "all")), list(episode.skills), episode.episode_return)
         for episode in episodes
         if episode.stop_reason is not StopReason.ENV_ERROR
+        and not episode.error
+        and math.isfinite(episode.episode_return)
     ]
+
+
+def _known(task: Mapping[str, Any]) -> dict[str, Any]:
+    """A task without what is `None`: datasets fill missing values so."""
+    return {name: value for name, value in task.items() if value is not None}
 
 
 def skill_context(library: SkillLibrary, args: Any, count_tokens: Callable[[str], int]) -> SkillContext:
@@ -152,7 +202,7 @@ def sibling_context(episodes: list[Episode]) -> list[str]:
     A successful attempt of the same task by another episode of its group, as in SDPO ("Reinforcement Learning via
     Self-Distillation").
 
-    Episodes without a successful sibling are left out of the distillation.
+    Episodes without a successful sibling, and those of tasks without a `task_id`, are left out of the distillation.
 
     Args:
         episodes (`list[Episode]`):
@@ -167,14 +217,15 @@ def sibling_context(episodes: list[Episode]) -> list[str]:
     texts = []
     for episode in episodes:
         own = [turn.response_ids for turn in episode.turns]
-        others = [text for ids, text in siblings.get(episode.task["task_id"], []) if ids != own]
+        task_id = episode.task.get("task_id")
+        others = [text for ids, text in siblings.get(task_id, []) if ids != own and task_id is not None]
         texts.append(f"# An attempt at this task that succeeded\n\n{others[0]}" if others else "")
     return texts
 
 
 def _attempt(episode: Episode) -> tuple[Any, list[list[int]], str]:
     turns = [f"{turn.observation}\n> {turn.response}" for turn in episode.turns]
-    return episode.task["task_id"], [turn.response_ids for turn in episode.turns], "\n".join(turns)
+    return episode.task.get("task_id"), [turn.response_ids for turn in episode.turns], "\n".join(turns)
 
 
 def hindsight_context(episodes: list[Episode]) -> list[str]:

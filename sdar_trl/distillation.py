@@ -58,6 +58,7 @@ class Distillation:
             args.temperature,
             # weights may change between the teacher pass and the loss
             keep_head=steps * args.num_iterations > args.gradient_accumulation_steps,
+            compiled=args.torch_compile,
         )
 
     def scheduled(self, name: str, step: int, max_steps: int) -> float:

@@ -8,9 +8,16 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import Any
 
+from .envs.border import plain
+
 
 Message = dict[str, Any]
 """A message of a conversation, with `role` and `content`."""
+
+
+def as_messages(prompt: list[Message] | str) -> list[Message]:
+    """A prompt as messages: a text is the user's."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 class StopReason(str, Enum):
@@ -45,9 +52,10 @@ class Turn:
             Ids the policy sampled, as they were sampled.
         response (`str`):
             `response_ids`, decoded.
-        messages (`list[dict]`, *optional*):
+        messages (`list[dict]` or `str`, *optional*):
             What the policy read, where it was rendered anew, without the skills that the policy itself may have read
-            ([`Episode`]'s `student_context`). `None` where the turn before goes on.
+            ([`Episode`]'s `student_context`); a text where that was its prompt in TRL's own loop. `None` where the
+            turn before goes on.
         reward (`float`, *optional*, defaults to `0.0`):
             Reward of this turn.
         valid (`bool`, *optional*, defaults to `True`):
@@ -73,7 +81,7 @@ class Turn:
     new_ids: list[int]
     response_ids: list[int]
     response: str
-    messages: list[Message] | None = None
+    messages: list[Message] | str | None = None
     reward: float = 0.0
     valid: bool = True
     metrics: dict[str, float] = field(default_factory=dict)
@@ -92,7 +100,7 @@ class Episode:
 
     Args:
         task (`dict[str, Any]`):
-            The dataset row, as it is.
+            The dataset row, with its `prompt` as messages of plain text.
         prompt (`list[dict]`):
             The messages before the first response: the task's, with the first observation at their end.
         turns (`list[Turn]`, *optional*):
@@ -107,6 +115,8 @@ class Episode:
             Names of the skills that the teacher, or the policy, reads for this task.
         student_context (`str`, *optional*, defaults to `""`):
             The text of skills that the policy itself read. In SDAR it reads none.
+        error (`str`, *optional*, defaults to `""`):
+            Why there is no return: what the environment raised or answered, or that no reward function scored it.
     """
 
     task: dict[str, Any]
@@ -117,6 +127,7 @@ class Episode:
     feedback: str = ""
     skills: tuple[str, ...] = ()
     student_context: str = ""
+    error: str = ""
 
     @property
     def messages(self) -> list[Message]:
@@ -165,7 +176,7 @@ class Episode:
             `dict`: every field by name. Values in `task` and `info` that JSON does not know become its nearest kind,
             or text.
         """
-        return _plain({**asdict(self), "return": self.episode_return, "success": self.success})
+        return plain({**asdict(self), "return": self.episode_return, "success": self.success})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Episode":
@@ -185,17 +196,3 @@ class Episode:
         values["skills"] = tuple(data["skills"])
         values["stop_reason"] = StopReason(data["stop_reason"]) if data["stop_reason"] is not None else None
         return cls(**values)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # numbers and arrays of NumPy and PyTorch
-        return _plain(value.tolist())
-    return str(value)

@@ -49,31 +49,32 @@ def add_episodes(metrics: Metrics, episodes: list[Episode]) -> None:
             metrics[f"env/{name}"].append(value)
 
 
-def count_rows(metrics: Metrics, rows: Sequence[Row], end_ids: Sequence[int]) -> int:
+def count_rows(metrics: Metrics, rows: Sequence[Row], cut: Sequence[bool]) -> int:
     """
-    Let TRL's figures about completions be those of all rows; it has seen the last of each episode alone.
+    Let TRL's figures about completions be those of all rows; it has seen the last of each episode alone, and takes one
+    without an end-of-turn token for cut.
 
     Args:
         metrics (`Metrics`):
             The metrics, with TRL's figures as their last values.
         rows (`list[Row]`):
             The rows of this process.
-        end_ids (`list[int]`):
-            Tokens that end a completion.
+        cut (`list[bool]`):
+            Whether the episode of each was cut, see [`~sdar_trl.rows.was_cut`].
 
     Returns:
         `int`: tokens of all processes that TRL has not counted.
     """
     last = {id(row.episode): row for row in rows}
     uncounted = sum(len(row.prompt_ids) + sum(row.mask) for row in rows if row is not last[id(row.episode)])
-    found = gather_object([(sum(row.mask), row.completion_ids[-1] in end_ids) for row in rows])
+    found = gather_object([(sum(row.mask), of_cut) for row, of_cut in zip(rows, cut, strict=True)])
     lengths = [length for length, _ in found]
-    ended = [length for length, ends in found if ends] or [0]
+    ended = [length for length, of_cut in found if not of_cut] or [0]
     for name, values in (("length", lengths), ("terminated_length", ended)):
         metrics[f"completions/mean_{name}"][-1] = sum(values) / len(values)
         metrics[f"completions/min_{name}"][-1] = float(min(values))
         metrics[f"completions/max_{name}"][-1] = float(max(values))
-    metrics["completions/clipped_ratio"][-1] = sum(not ends for _, ends in found) / len(found)
+    metrics["completions/clipped_ratio"][-1] = sum(of_cut for _, of_cut in found) / len(found)
     return sum(gather_object([uncounted]))
 
 

@@ -6,21 +6,21 @@ history goes on; only what is new is rendered, and the joint falls on the specia
 
 import functools
 import inspect
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .chat import Chat
+from .checks import check_factories
+from .contexts import context_texts
 from .envs import TextEnv
-from .envs.workers import EnvWorker, start_worker
-from .episodes import Episode, StopReason, Turn
+from .envs.border import Border, BorderError
+from .envs.workers import EnvWorker, close_worker, failure, start_worker
+from .episodes import Episode, Message, StopReason, Turn
 from .generation import Backend
-from .history import History, growing, windowed, with_observation
+from .history import History, Wording, growing, windowed, with_observation
 
-
-logger = logging.getLogger(__name__)
 
 StudentContext = Callable[[list[Episode]], list[str]]
 """The text that the policy itself reads in each of the reset episodes."""
@@ -84,6 +84,7 @@ class Rollout:
         history: str = "growing",
         history_window: int = 2,
     ):
+        check_factories(environment_factory)
         self.factories: dict[str | None, Callable[[], TextEnv]] = {}
         if isinstance(environment_factory, Mapping):
             self.factories.update(environment_factory)
@@ -97,10 +98,9 @@ class Rollout:
         self.max_completion_length = max_completion_length
         self.context_length = context_length
         self.max_cache_tokens = max_cache_tokens
+        self.border = Border()
         self._histories = {
-            name: growing
-            if history == "growing"
-            else windowed(history_window, getattr(_shown_kind(factory), "history", None))
+            name: growing if history == "growing" else windowed(history_window, self._wording(factory))
             for name, factory in self.factories.items()
         }
         self._idle: dict[str | None, list[EnvWorker]] = {name: [] for name in self.factories}
@@ -119,7 +119,8 @@ class Rollout:
             `list[Episode]`: one per task, in order.
 
         Raises:
-            `ValueError`: if a task's prompt is not a list of messages, or leaves no room for a response.
+            `ValueError`: if a task's prompt is not a list of messages that ends in the user's, or leaves no room for
+                a response.
         """
         seats: list[_Seat] = []
         try:
@@ -128,16 +129,16 @@ class Rollout:
             self._reset(seats)
             playing = [seat for seat in seats if seat.episode.stop_reason is None]
             if student_context is not None:
-                texts = student_context([seat.episode for seat in playing])
+                texts = context_texts(student_context, [seat.episode for seat in playing], self.border)
                 for seat, text in zip(playing, texts, strict=True):
                     seat.episode.student_context = text
             for seat in playing:
                 self._begin(seat)
-            self._play(playing)
+            self._play([seat for seat in playing if seat.episode.stop_reason is None])
         except BaseException:
             for seat in seats:
                 if seat.episode.stop_reason is not StopReason.ENV_ERROR:
-                    _close(seat.env)
+                    close_worker(seat.env)
             self.close()
             raise
         finally:
@@ -178,7 +179,12 @@ class Rollout:
         """Close the environments."""
         for envs in self._idle.values():
             while envs:
-                _close(envs.pop())
+                close_worker(envs.pop())
+
+    def _wording(self, factory: Any) -> Wording | None:
+        """An environment's own wording of its history, whose text is checked as its other answers are."""
+        wording = getattr(_shown_kind(factory), "history", None)
+        return None if wording is None else lambda *args: self.border.observation(wording(*args), "history")
 
     def _name(self, task: Mapping[str, Any]) -> str | None:
         name = None if None in self.factories else task.get("environment")
@@ -189,12 +195,7 @@ class Rollout:
     def _take_seat(self, task: dict[str, Any]) -> _Seat:
         """An environment for the task, idle or new."""
         name = self._name(task)
-        messages = task.setdefault("prompt", [{"role": "user", "content": ""}])
-        if not isinstance(messages, list) or not messages:
-            raise ValueError(
-                f"`prompt` must be a list of messages for an environment's tasks, got {messages!r}. Wrap a text as "
-                '[{"role": "user", "content": text}].'
-            )
+        messages = self.border.messages(task.get("prompt"), f"task {task.get('task_id', '')!r}")
         env = self._idle[name].pop() if self._idle[name] else start_worker(self.factories[name])
         return _Seat(Episode(task, messages), env, self._histories[name])
 
@@ -202,16 +203,20 @@ class Rollout:
         """Reset the environments; the first observation ends the prompt's last message, as in TRL."""
         for seat in seats:
             seat.env.start("reset", **seat.episode.task)
+            seat.episode.task["prompt"] = seat.episode.prompt
         for seat in seats:
             try:
-                seat.observation = seat.env.result()
-            except Exception:
-                self._fail(seat)
+                seat.observation = self.border.observation(seat.env.result())
+            except (Exception, SystemExit) as error:
+                self._fail(seat, "reset", error)
             seat.episode.prompt = with_observation(seat.episode.prompt, seat.observation)
 
     def _begin(self, seat: _Seat) -> None:
         """What the policy reads first."""
-        seat.messages = seat.history(seat.episode, seat.observation)
+        try:
+            seat.messages = seat.history(seat.episode, seat.observation)
+        except Exception as error:
+            return self._fail(seat, "history", error)
         assert seat.messages is not None
         ids = self.chat.prompt_ids(self.chat.with_context(seat.messages, seat.episode.student_context))
         needed = len(ids) + self.max_response_length
@@ -238,12 +243,11 @@ class Rollout:
         turn = episode.turns[-1]
         began = time.perf_counter()
         try:
-            step = seat.env.result()
-        except Exception:
-            self._fail(seat)
-            return
+            step = self.border.step(seat.env.result())
+        except (Exception, SystemExit) as error:
+            return self._fail(seat, "step", error)
         turn.environment_seconds = time.perf_counter() - began
-        turn.reward, turn.valid, turn.metrics = step.reward, step.valid, dict(step.metrics)
+        turn.reward, turn.valid, turn.metrics = step.reward, step.valid, step.metrics
         episode.info, episode.feedback = step.info, step.observation
         if step.terminated:
             episode.stop_reason = StopReason.WON if step.info.get("success") else StopReason.LOST
@@ -252,16 +256,19 @@ class Rollout:
         elif len(episode.turns) == self.max_turns:
             episode.stop_reason = StopReason.MAX_TURNS
         else:
-            self._read(seat, step.observation)
+            try:
+                messages = seat.history(episode, step.observation)
+            except Exception as error:
+                return self._fail(seat, "history", error)
+            self._read(seat, step.observation, messages)
             if len(seat.ids) + self.max_response_length > self._length_limit(seat):
                 episode.stop_reason = StopReason.LENGTH
 
-    def _read(self, seat: _Seat, observation: str) -> None:
+    def _read(self, seat: _Seat, observation: str, messages: list[Message] | None) -> None:
         """What the policy reads next: more of the same conversation, or a prompt of its own."""
         seat.observation = observation
         response_ids = seat.episode.turns[-1].response_ids
         read = seat.ids + response_ids
-        messages = seat.history(seat.episode, observation)
         new_ids: list[int] | None
         if messages is None:
             new_ids = self.chat.observation_ids(observation, response_ids)
@@ -279,18 +286,20 @@ class Rollout:
         limit = seat.row_start + self.max_completion_length
         return limit if self.context_length is None else min(limit, self.context_length)
 
-    def _fail(self, seat: _Seat) -> None:
-        """End the episode of an environment that raised, and let go of the instance."""
-        logger.warning("Environment failed in task %s.", seat.episode.task.get("task_id", ""), exc_info=True)
-        seat.episode.stop_reason = StopReason.ENV_ERROR
-        _close(seat.env)
-
-
-def _close(env: EnvWorker) -> None:
-    try:
-        env.close()
-    except Exception:
-        logger.warning("An environment could not be closed.", exc_info=True)
+    def _fail(self, seat: _Seat, method: str, error: BaseException) -> None:
+        """End the episode of an environment that raised or whose answer cannot be read, and let go of the instance."""
+        episode = seat.episode
+        reason, kind = failure(method, error)
+        self.border.tell(
+            (method, kind),
+            "The environment failed in task %s, and this episode trains nothing: %s Further failures of this kind are "
+            "counted in `env/stop/env_error`, without a word.",
+            episode.task.get("task_id", ""),
+            reason,
+            exc_info=None if isinstance(error, BorderError) else error,
+        )
+        episode.stop_reason, episode.error = StopReason.ENV_ERROR, reason
+        close_worker(seat.env)
 
 
 # Factories
@@ -325,11 +334,12 @@ def environment_kinds(environment_factory: Any) -> dict[str | None, type]:
         the text-action loop; the others are TRL's own kind, whose methods are tools.
 
     Raises:
-        `ValueError`: if there are both kinds.
+        `ValueError`: if there are both kinds, or what is given makes no environments.
     """
     if environment_factory is None:
         return {}
-    factories = environment_factory if isinstance(environment_factory, dict) else {None: environment_factory}
+    check_factories(environment_factory)
+    factories = environment_factory if isinstance(environment_factory, Mapping) else {None: environment_factory}
     kinds = {name: _made_by(factory) for name, factory in factories.items()}
     loops = {name: "text" if hasattr(kind, "step") else "tools" for name, kind in kinds.items()}
     if len(set(loops.values())) > 1:

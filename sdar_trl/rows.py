@@ -26,8 +26,8 @@ class Row:
             The episode.
         turns (`range`):
             Which of its turns are in this row.
-        messages (`list[dict]`):
-            The messages of the prompt, without context.
+        messages (`list[dict]` or `str`):
+            The prompt, without context: messages, or a text where TRL's own loop was given one.
         prompt_ids (`list[int]`):
             Ids before the first response.
         completion_ids (`list[int]`):
@@ -40,7 +40,7 @@ class Row:
 
     episode: Episode
     turns: range
-    messages: list[Message]
+    messages: list[Message] | str
     prompt_ids: list[int]
     completion_ids: list[int]
     mask: list[int]
@@ -82,6 +82,28 @@ def _row(episode: Episode, span: range) -> Row:
         logprobs += [0.0] * len(observed) + (turn.logprobs or [0.0] * len(turn.response_ids))
     messages = episode.prompt if first.messages is None else first.messages
     return Row(episode, span, messages, first.new_ids, completion_ids, mask, logprobs)
+
+
+def was_cut(episode: Episode, end_ids: Sequence[int]) -> bool:
+    """
+    Whether an episode did not come to its own end: the token budget was used up, the environment cut it short, or its
+    last turn's response was cut before its end.
+
+    An episode that the environment ended in its last turn is whole, however the response looks that ended it; so is
+    one that used all its turns, and one that failed is no matter of length.
+
+    Args:
+        episode ([`Episode`]):
+            A finished episode.
+        end_ids (`list[int]`):
+            Tokens that end a response.
+
+    Returns:
+        `bool`: whether it was cut.
+    """
+    if episode.stop_reason is StopReason.MAX_TURNS:
+        return episode.turns[-1].response_ids[-1] not in end_ids
+    return episode.stop_reason in (StopReason.LENGTH, StopReason.TRUNCATED)
 
 
 def row_turns(rows: Sequence[Row], episodes: Sequence[Episode]) -> torch.Tensor:

@@ -1,16 +1,19 @@
 """The teacher: the same weights, reading each row again with context in its prompt.
 
 The teacher's row is the student's with the context inside: the same completion ids, the same mask, aligned one to one.
-It is never cut.
+It is never cut. Where a prompt is a text in place of messages, the context stands in front of it, with an empty line
+between them.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from trl.trainer.utils import pad
 
 from .chat import Chat
-from .contexts import TeacherContext
+from .contexts import TeacherContext, context_texts
+from .envs.border import Border
 from .episodes import Episode, Message
 from .rows import Row
 
@@ -24,24 +27,27 @@ class Teacher:
             What the teacher reads of each episode.
         chat ([`Chat`]):
             Puts it into a prompt.
-        render (`Callable[[list[list[dict]]], list[list[int]]]`):
-            Ids of prompts; what rendered the student's.
+        render (`Callable[[list], list[list[int]]]`):
+            Ids of prompts, each messages or a text; what rendered the student's.
         max_length (`int`, *optional*):
             Longest teacher row in tokens.
         overflow (`str`):
             What happens to a longer one: `"error"` or `"skip"`.
         pad_token_id (`int`):
             Padding.
+        border ([`~sdar_trl.envs.border.Border`]):
+            Says what there is to say about the context.
     """
 
     def __init__(
         self,
         context: TeacherContext,
         chat: Chat,
-        render: Callable[[list[list[Message]]], list[list[int]]],
+        render: Callable[[list[Any]], list[list[int]]],
         max_length: int | None,
         overflow: str,
         pad_token_id: int,
+        border: Border,
     ):
         self.context = context
         self.chat = chat
@@ -49,6 +55,13 @@ class Teacher:
         self.max_length = max_length
         self.overflow = overflow
         self.pad_token_id = pad_token_id
+        self.border = border
+
+    def in_prompt(self, prompt: list[Message] | str, text: str) -> list[Message] | str:
+        """A prompt with a context inside; in front of a prompt that is a text, not messages."""
+        if isinstance(prompt, str):
+            return f"{text}\n\n{prompt}" if text else prompt
+        return self.chat.with_context(prompt, text)
 
     def inputs(
         self, episodes: list[Episode], rows: Sequence[Row], completion_ids: torch.Tensor, mask: torch.Tensor
@@ -73,11 +86,11 @@ class Teacher:
         Raises:
             `ValueError`: if a row does not fit and `overflow` is `"error"`.
         """
-        texts = dict(zip(map(id, episodes), self.context(episodes), strict=True))
+        texts = dict(zip(map(id, episodes), context_texts(self.context, episodes, self.border), strict=True))
         # a student that read the skills itself has no teacher
         contexts = ["" if row.episode.student_context else texts[id(row.episode)] for row in rows]
         given = [(row, text) for row, text in zip(rows, contexts, strict=True) if text]
-        with_context = [self.chat.with_context(row.messages, text) for row, text in given]
+        with_context = [self.in_prompt(row.messages, text) for row, text in given]
         rendered = iter(self.render(with_context) if given else [])
         prompts, fits = fit_teacher_rows(
             [next(rendered) if text else row.prompt_ids for row, text in zip(rows, contexts, strict=True)],

@@ -18,9 +18,9 @@ than fits at once into micro-batches), `_score`, `_student_logps`, `_aggregate`;
 What is relied on beyond TRL's public interface is listed in tests/trl_hooks.py.
 """
 
-import copy
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,15 +37,17 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 from trl.trainer.utils import get_config_model_id
 
+from . import checks
 from .batching import RowsGRPOTrainer
 from .chat import Chat
 from .config import SDARConfig
-from .contexts import SkillContext, TeacherContext, skill_context, skill_records
+from .contexts import SkillContext, TeacherContext, context_texts, skill_context, skill_records
 from .distillation import Distillation, taught_tokens
-from .episodes import Episode
+from .episodes import Episode, as_messages
 from .generation import trainer_backend
 from .losses import Gate
 from .metrics import add_episodes, add_token_means, add_values
+from .policies import policy_path
 from .rollout import Rollout, environment_kinds, return_reward
 from .rows import Row, episode_rows, record_tokens, row_turns
 from .skills import SkillLibrary
@@ -79,35 +81,38 @@ class SDARTrainer(RowsGRPOTrainer):
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Model to be trained, as in [`~trl.GRPOTrainer`]. Text models only.
+            Model to be trained, as in [`~trl.GRPOTrainer`], or a name of [`policy_path`]. Text models only.
         reward_funcs (`RewardFunc | list[RewardFunc]`, *optional*):
             Rewards in addition to the environment's own, as in [`~trl.GRPOTrainer`]. May be omitted when an
             environment gives the reward.
         args ([`SDARConfig`], *optional*):
             Configuration for this trainer. If `None`, a default configuration is used.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
-            Tasks. It must include a column `"prompt"`; the other columns reach the environment's `reset`, the skills
-            and the reward functions.
-        eval_dataset, processing_class, reward_processing_classes, callbacks, optimizers, quantization_config, tools:
-            As in [`~trl.GRPOTrainer`].
+            Tasks. It must include a column `"prompt"`, unless an environment states the task; the other columns reach
+            the environment's `reset`, the skills and the reward functions. May be omitted as in [`~trl.GRPOTrainer`].
+        eval_dataset, processing_class, reward_processing_classes, callbacks, optimizers, quantization_config, tools,
+        rollout_func:
+            As in [`~trl.GRPOTrainer`]. The last two are for its own loops, where the teacher reads the dataset's
+            prompts with the context inside.
         peft_config ([`~peft.PeftConfig`], *optional*):
             As in [`~trl.GRPOTrainer`]. The teacher is the current adapter, the reference model the base.
         environment_factory (`Callable` or `dict[str, Callable]`, *optional*):
             Makes an environment, or a dictionary of names to such callables. An environment with a `step` method (a
             [`~sdar_trl.envs.TextEnv`]) is played by this package's text-action loop, and its return is the reward;
             one without is TRL's own kind, whose methods are tools.
-        skills ([`SkillLibrary`] or `TeacherContext`, *optional*):
-            What the teacher reads: a library, from which `args.retriever` selects, a [`SkillContext`] of your own
-            making, or any function from finished episodes to texts. Required unless `sdar_coef` is 0. Where the
-            student reads skills too (`student_skills`), it must be one of the first two.
+        skills ([`SkillLibrary`], `str` or `TeacherContext`, *optional*):
+            What the teacher reads: a library or its folder, from which `args.retriever` selects, a [`SkillContext`] of
+            your own making, or any function from finished episodes to texts. Required unless `sdar_coef` is 0. Where
+            the student reads skills too (`student_skills`), it must be no function.
         gate (`Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]`, *optional*):
             A gate of your own, used instead of `args.gate`: from gap and entropy (nats, shape (B, T), without
             gradient) and `gate_beta` to the weights, shape (B, T).
 
     Raises:
-        `ValueError`: if `skills` are missing where the teacher or the student reads them, if text environments are
-            mixed with tool environments, if the chat template has no place for the context, or if the weights are
-            sharded while a divergence needs the whole output layer.
+        `ValueError`: if `skills` are missing where the teacher or the student reads them, if a text environment lacks
+            a method, cannot begin a task or is mixed with tool environments, if there are fewer tasks than a batch
+            needs, if the chat template has no place for the context, or if the weights are sharded while a divergence
+            needs the whole output layer.
     """
 
     args: SDARConfig
@@ -147,34 +152,30 @@ class SDARTrainer(RowsGRPOTrainer):
         quantization_config: BitsAndBytesConfig | None = None,
         peft_config: "PeftConfig | None" = None,
         tools: list[Callable] | None = None,
+        rollout_func: Any = None,
         environment_factory: Any = None,
-        skills: SkillLibrary | TeacherContext | None = None,
+        skills: SkillLibrary | TeacherContext | str | Path | None = None,
         gate: Gate | None = None,
     ):
         if args is None:
             model_name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = SDARConfig(f"{model_name.split('/')[-1]}-SDAR")
+        model = policy_path(model) if isinstance(model, str) else model
+        checks.warn_of_slow_settings(args)
+        skills = checks.read_skills(skills, args)
         reads_skills = args.student_skills != "never"
-        if args.sdar_coef > 0 and skills is None:
-            raise ValueError(
-                f"`sdar_coef` is {args.sdar_coef}, but the teacher has nothing to read. Pass `skills`, e.g. "
-                '`SkillLibrary.bundled("webshop")`, or set `sdar_coef=0` to train with GRPO alone.'
-            )
-        if reads_skills and not isinstance(skills, (SkillLibrary, SkillContext)):
-            raise ValueError(
-                f"`student_skills` is {args.student_skills!r}, so `skills` must be a `SkillLibrary`; got {skills!r}."
-            )
         environments = environment_kinds(environment_factory)
         plays_text = any(hasattr(kind, "step") for kind in environments.values())
+        train_dataset = checks.read_tasks(train_dataset, environment_factory, args, plays_text)
         if plays_text:
-            if tools:
-                raise ValueError("`tools` are for TRL's tool loop; an environment with `step` takes actions as text.")
-            own = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs else []
-            # as TRL adds an environment's `get_reward`
-            reward_funcs = [*own, return_reward(environments, args.invalid_action_penalty)]
-            if args.reward_weights is not None:
-                args = copy.copy(args)  # the caller's stays as it is
-                args.reward_weights = [*args.reward_weights, 1.0]  # type: ignore[misc]
+            if tools or rollout_func:
+                given = "tools" if tools else "rollout_func"
+                raise ValueError(f"`{given}` is for TRL's own loops; an environment with `step` has one of its own.")
+            checks.check_environments(environment_factory, environments, train_dataset)
+            reward_funcs, reward_processing_classes, args = checks.read_rewards(
+                *(reward_funcs, reward_processing_classes, args),
+                return_reward(environments, args.invalid_action_penalty),
+            )
 
         super().__init__(
             model=model,
@@ -189,13 +190,15 @@ class SDARTrainer(RowsGRPOTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
             tools=tools,
-            rollout_func=self._play_episodes if plays_text else None,
+            rollout_func=self._play_episodes if plays_text else rollout_func,
             environment_factory=None if plays_text else environment_factory,
         )
         if self._is_vlm:
             raise ValueError("SDARTrainer trains text models; pass a tokenizer as `processing_class`.")
 
-        self._plays_text = plays_text
+        self._plays_text = self._first_rollout = plays_text
+        if plays_text:  # TRL looks at a row's last token; `_batch_of_rows` knows how the episode ended
+            self.mask_truncated_completions = False
         self.episodes = []
         self._inputs: list[dict[str, Any]] = []  # the rows of the dataset, one an episode
         self._forwards: list[tuple] | None = None  # what the forwards inside `_compute_loss` return
@@ -220,8 +223,9 @@ class SDARTrainer(RowsGRPOTrainer):
         if isinstance(skills, SkillLibrary):
             self.teacher_context = skill_context(skills, args, lambda text: len(self._tokenizer(text)["input_ids"]))
         # a retriever's account of returns is logged, kept in checkpoints, and what UCB selects by
-        self._learns_skills = isinstance(self.teacher_context, SkillContext) and (args.sdar_coef > 0 or reads_skills)
-        if (args.sdar_coef > 0 or reads_skills) and args.context_role == "system":
+        reads_context = args.sdar_coef > 0 or reads_skills
+        self._learns_skills = isinstance(self.teacher_context, SkillContext) and reads_context
+        if reads_context and args.context_role == "system" and not checks.reads_text(train_dataset):
             chat.default_system  # noqa: B018  a template without a system message is refused here
         self.teacher = Teacher(
             self.teacher_context,
@@ -231,6 +235,7 @@ class SDARTrainer(RowsGRPOTrainer):
             args.max_teacher_length or context_length,
             args.teacher_overflow,
             self._tokenizer.pad_token_id,
+            self._border,
         )
         self.distillation = Distillation(
             args,
@@ -255,14 +260,15 @@ class SDARTrainer(RowsGRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._inputs = [dict(row) for row in inputs]  # `_play_episodes` is given the prompts alone
+        rows_of_trl, texts = checks.plain_rows(inputs, self._border, self._plays_text), [""] * len(inputs)
         if not self._plays_text and self.student_context is not None:
-            texts = self.student_context([Episode(row, row["prompt"]) for row in inputs])
-            for row, text in zip(self._inputs, texts, strict=True):
-                row["prompt"] = self.teacher.chat.with_context(row["prompt"], text)
-                row["_student_context"] = text  # for `_loop_episodes`
-        output = super()._generate_and_score_completions(self._inputs)
+            episodes = [Episode(row, as_messages(checks.prompt_of(row))) for row in rows_of_trl]
+            texts = context_texts(self.student_context, episodes, self._border)
+            for row, text in zip(rows_of_trl, texts, strict=True):
+                row["prompt"] = self.teacher.in_prompt(checks.prompt_of(row), text)
+        output = super()._generate_and_score_completions(rows_of_trl)
         if not self._plays_text:
-            self.episodes = self._loop_episodes(self._inputs, output)
+            self.episodes = self._loop_episodes(rows_of_trl, texts, output)
         rows = [row for episode in self.episodes for row in episode_rows(episode, self._tokenizer.pad_token_id)]
         output["row_turns"] = row_turns(rows, self.episodes).to(self.accelerator.device)  # (B, 3)
         if self._plays_text:  # from E rows to all B; masked rows may follow them
@@ -289,6 +295,9 @@ class SDARTrainer(RowsGRPOTrainer):
         """TRL's `rollout_func`. TRL takes one row a prompt, so of an episode with several it gets the last, until
         `_batch_of_rows` puts in all."""
         self.episodes = self.rollout.play(self._inputs, self.student_context)
+        if self._first_rollout:
+            checks.check_first_rollout(self.episodes)
+            self._first_rollout = False
         add_episodes(self._mode_metrics, self.episodes)
         rows = [episode_rows(episode, self._tokenizer.pad_token_id)[-1] for episode in self.episodes]
         return {
@@ -379,7 +388,7 @@ class SDARTrainer(RowsGRPOTrainer):
     def _load_resume_state(self, state: dict[str, Any]) -> None:
         super()._load_resume_state(state)
         self.distillation.divergence.load_state_dict(state)
-        if self._learns_skills:
+        if self._learns_skills and "retriever" in state:  # it may have been written without a teacher
             self.teacher_context.retriever.load_state_dict(state["retriever"])
 
     # Logging

@@ -6,7 +6,7 @@ divergences are in nats.
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,14 +228,20 @@ class VocabularyDivergence:
         keep_head (`bool`):
             Whether the output layer may be trained between the teacher pass and the loss, so that the teacher's must
             be copied.
+        compiled (`bool`, *optional*, defaults to `False`):
+            Whether the model is compiled. Compiled code does not look for hooks, and one model's is used for another,
+            so the forwards whose hidden states are needed run without it.
     """
 
-    def __init__(self, name: str, top_k: int | None, model: Any, temperature: float, keep_head: bool):
+    def __init__(
+        self, name: str, top_k: int | None, model: Any, temperature: float, keep_head: bool, compiled: bool = False
+    ):
         self.name = name
         self.top_k = top_k
         self.model = model
         self.temperature = temperature
         self.keep_head = keep_head
+        self.compiled = compiled
         self.teacher_weight: torch.Tensor | None = None
 
     @contextmanager
@@ -246,7 +252,8 @@ class VocabularyDivergence:
             lambda module, args, output: states.append(output.last_hidden_state)
         )
         try:
-            yield states
+            with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+                yield states
         finally:
             handle.remove()
 
@@ -314,4 +321,4 @@ class VocabularyDivergence:
 
     def load_state_dict(self, state: dict[str, torch.Tensor | None]) -> None:
         """Go on from a checkpoint."""
-        self.teacher_weight = state["teacher_weight"]
+        self.teacher_weight = state.get("teacher_weight")  # none where the divergence was another

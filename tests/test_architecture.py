@@ -86,8 +86,10 @@ def imported(node):
             continue
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.module:
+            yield "." * child.level + child.module
         elif isinstance(child, ast.ImportFrom):
-            yield "." * child.level + (child.module or "")
+            yield from ("." * child.level + alias.name for alias in child.names)
         yield from imported(child)
 
 

@@ -321,14 +321,17 @@ def test_a_row_that_does_not_fit_is_left_out_alone(make, tasks):
     assert inputs["teacher_mask"][:10, 0].tolist() == [1 - value for value in overflow]
 
 
-def test_rows_whose_response_was_cut_are_masked_if_so_configured(make, tasks, tokenizer):
-    trainer = make(mask_truncated_completions=True)
+def test_rows_of_episodes_that_were_cut_are_masked_if_so_configured(make, tasks, tokenizer):
+    """Two win, the second by a response without an end; of two that use all their turns, one is cut in the last."""
+    trainer = make(mask_truncated_completions=True, max_turns=3)
     cut, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("e e", "e<|im_end|>"))
     trainer.rollout.backend.generate = lambda ids: ([[whole, cut][i % 2] for i in range(len(ids))], None)
-    inputs = scored_batch(trainer, rows=ragged_rows(tasks, (2, 2, 2, 2)))
+    inputs = scored_batch(trainer, rows=ragged_rows(tasks, (3, 3, 9, 9)))
+    assert [e.stop_reason.value for e in trainer.episodes] == ["won", "won", "max_turns", "max_turns"]
     masks = (inputs["completion_mask"] * inputs["tool_mask"]).sum(1).tolist()
-    assert masks == [len(whole)] * 2 + [0, 0] + [len(whole)] * 2 + [0, 0]
-    assert inputs["num_items_in_batch"] == 4 * len(whole)
+    assert masks == [len(whole)] * 3 + [len(cut)] * 3 + [len(whole)] * 3 + [0, 0, 0]
+    assert inputs["num_items_in_batch"] == 6 * len(whole) + 3 * len(cut)
+    assert trainer._metrics["train"]["completions/clipped_ratio"] == [0.25]
 
 
 def test_masked_rows_have_no_gradient(make, tasks):

@@ -69,6 +69,8 @@ ATTRIBUTES = [
     "vllm_importance_sampling_clip_max",
     "vllm_importance_sampling_clip_min",
     "vllm_importance_sampling_mode",
+    "reward_func_names",
+    "reward_weights",
 ]
 """Attributes of a `GRPOTrainer`, those with an underscore and those that it alone assigns."""
 

@@ -6,6 +6,7 @@ longer than the class attribute `timeout` (seconds) raises `TimeoutError`, excep
 """
 
 import functools
+import logging
 import multiprocessing
 import signal
 import threading
@@ -18,10 +19,36 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from .base import TextEnv
+from .border import BorderError, number, portable
 
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT = 300.0
 CLOSING_TIME = 5.0  # seconds for a process to end by itself
+
+
+class RemoteError(RuntimeError):
+    """An environment raised in a process of its own; the message ends in the traceback from there."""
+
+
+def failure(method: str, error: BaseException) -> tuple[str, str]:
+    """
+    What went wrong in a call.
+
+    Args:
+        method (`str`):
+            The method.
+        error (`BaseException`):
+            What it raised, or what was found in its answer.
+
+    Returns:
+        `tuple[str, str]`: the reason in a line, and its kind, by which failures are alike.
+    """
+    if isinstance(error, BorderError):
+        return str(error), str(error).partition("; got")[0]
+    said = str(error).strip().splitlines()[-1] if isinstance(error, RemoteError) else repr(error)
+    return f"`{method}` raised {said}", said.partition("(")[0].partition(":")[0]
 
 
 class InlineWorker:
@@ -98,10 +125,13 @@ class ProcessWorker:
     def result(self) -> Any:
         if not self._pipe.poll(_seconds_until(self._deadline)):
             raise TimeoutError(f"The environment did not answer within {self._timeout} seconds.")
-        done, value = self._pipe.recv()
+        try:
+            done, value = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise RuntimeError("The environment's process died.") from error
         self._answering = False
         if not done:
-            raise RuntimeError(f"In the environment's process:\n{value}")
+            raise RemoteError(f"In the environment's process:\n{value}")
         return value
 
     def close(self) -> None:
@@ -133,10 +163,25 @@ def start_worker(factory: Callable[[], TextEnv]) -> EnvWorker:
 
     Returns:
         `InlineWorker` or `ProcessWorker`: the worker.
+
+    Raises:
+        `ValueError`: if `parallel` or `timeout` is none that exists.
     """
     kind = factory.func if isinstance(factory, functools.partial) else factory
-    worker = WORKERS[getattr(kind, "parallel", "inline")]
-    return worker(factory, getattr(kind, "timeout", DEFAULT_TIMEOUT))
+    parallel, timeout = getattr(kind, "parallel", "inline"), getattr(kind, "timeout", DEFAULT_TIMEOUT)
+    if parallel not in WORKERS:
+        raise ValueError(f"`parallel` of {kind} must be one of {', '.join(WORKERS)}, got {parallel!r}.")
+    if (seconds := number(timeout)) is None or seconds <= 0:
+        raise ValueError(f"`timeout` of {kind} must be a number of seconds, got {timeout!r}.")
+    return WORKERS[parallel](factory, seconds)
+
+
+def close_worker(worker: EnvWorker) -> None:
+    """Close an environment; one that raises then is told about."""
+    try:
+        worker.close()
+    except Exception:
+        logger.warning("An environment could not be closed.", exc_info=True)
 
 
 def _seconds_until(deadline: float) -> float:
@@ -163,8 +208,9 @@ def _serve(factory: Callable[[], TextEnv], pipe: Connection) -> None:
         while (call := pipe.recv()) is not None:
             method, args, kwargs = call
             try:
-                answer = (True, getattr(env, method)(*args, **kwargs))
-            except Exception:
-                answer = (False, traceback.format_exc())
-            pipe.send(answer)
+                pipe.send((True, portable(getattr(env, method)(*args, **kwargs))))
+            except BrokenPipeError:
+                raise
+            except Exception:  # an answer that cannot be pickled too
+                pipe.send((False, traceback.format_exc()))
         env.close()

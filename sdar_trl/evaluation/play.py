@@ -29,6 +29,28 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _temperature(trainer: "SDARTrainer", temperature: float) -> Iterator[None]:
+    """Inside, a trainer samples at another temperature; at 0 it is greedy."""
+    backend: Any = trainer.vllm_generation if trainer.use_vllm else trainer.generation_config
+    values = {"temperature": temperature} if trainer.use_vllm else _sampling(temperature)  # 0 is greedy for vLLM too
+    before = {name: getattr(backend, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(backend, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(backend, name, value)
+
+
+def _sampling(temperature: float) -> dict[str, Any]:
+    """What `generate` is to be told for a temperature; greedy, it warns about anything but its own defaults."""
+    if temperature > 0:
+        return {"do_sample": True, "temperature": temperature}
+    return {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}
+
+
 def evaluate(
     rollout: Rollout,
     tasks: Sequence[Mapping[str, Any]],
@@ -114,15 +136,12 @@ def policy_rollout(
     chat = Chat(tokenizer, chat_template_kwargs, context_role)
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else chat.end_of_turn_id
     stop_ids = sorted({chat.end_of_turn_id, tokenizer.eos_token_id})
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     generation_config = GenerationConfig(
         max_new_tokens=max_response_length,
         eos_token_id=stop_ids,
         pad_token_id=pad_token_id,
-        top_k=0,
-        top_p=1.0,
         repetition_penalty=1.0,
-        **sampling,
+        **{"top_k": 0, "top_p": 1.0, **_sampling(temperature)},
     )
 
     reuse_cache = can_reuse_cache(model, generation_config)
@@ -157,7 +176,7 @@ def evaluate_trainer(
         tasks (`Dataset` or `list[dict]`):
             The panel.
         temperature (`float`, *optional*, defaults to `0.4`):
-            Sampling temperature, as in the published evaluations.
+            Sampling temperature, as in the published evaluations; 0 is greedy.
         batch_size (`int`, *optional*, defaults to `64`):
             Episodes played at once on each process.
         seed (`int`, *optional*, defaults to `0`):
@@ -170,18 +189,15 @@ def evaluate_trainer(
     index, count = trainer.accelerator.process_index, trainer.accelerator.num_processes
     rows = list(tasks)
     batches = range(0, len(rows), batch_size * count)  # as many on every process; the last may hold no task
-    backend = trainer.vllm_generation if trainer.use_vllm else trainer.generation_config
-    training_temperature, backend.temperature = backend.temperature, temperature
     was_training = trainer.model.training
     trainer.model.eval()  # no dropout
     records: list[tuple[int, Record]] = []
     try:
-        with _seeded(seed + index):
+        with _seeded(seed + index), _temperature(trainer, temperature):
             for start in batches:
                 mine = range(start, min(start + batch_size * count, len(rows)))[index::count]
                 episodes = trainer.rollout.play([rows[i] for i in mine], trainer.student_context)
                 records += zip(mine, (Record.of(episode, seed) for episode in episodes), strict=True)
     finally:
         trainer.model.train(was_training)
-        backend.temperature = training_temperature
     return [record for _, record in sorted(gather_object(records), key=lambda numbered: numbered[0])]

@@ -54,7 +54,7 @@ class Record:
         """The record of a finished episode."""
         turns = len(episode.turns)
         return cls(
-            task_id=str(episode.task.get("task_id", "")),
+            task_id="" if episode.task.get("task_id") is None else str(episode.task["task_id"]),
             task_type=str(episode.task.get("task_type") or "all"),
             seed=seed,
             success=episode.success,

@@ -1,0 +1,344 @@
+"""What a trainer is given, read and checked before anything is loaded or trained.
+
+What concerns the whole run is refused here, with what was wrong, what was expected and what to do.
+"""
+
+import copy
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object
+from datasets import Dataset
+
+from .contexts import SkillContext, TeacherContext
+from .envs.border import Border
+from .envs.workers import close_worker, failure, start_worker
+from .episodes import Episode, StopReason
+from .skills import SkillLibrary
+
+
+logger = logging.getLogger(__name__)
+
+_TRIED_ROWS = 3
+_CHECKED_PROMPTS = 1000
+
+
+# Skills
+
+
+def read_skills(skills: Any, args: Any) -> SkillLibrary | TeacherContext | None:
+    """
+    What the teacher reads, as a trainer takes it.
+
+    Args:
+        skills ([`SkillLibrary`], `TeacherContext`, `str` or `Path`, *optional*):
+            A path is a library's folder.
+        args ([`SDARConfig`]):
+            Says who reads them.
+
+    Returns:
+        [`SkillLibrary`], `TeacherContext` or `None`: the library or the function.
+
+    Raises:
+        `ValueError`: if they are something else, or missing where they are read.
+    """
+    if isinstance(skills, str | Path):
+        if not Path(skills).is_dir():
+            raise ValueError(
+                f"`skills` is the path of a folder with skills, and there is none at {str(skills)!r}. Those that come "
+                'with the package are had by `SkillLibrary.bundled("webshop")`.'
+            )
+        skills = SkillLibrary.from_folder(skills)
+    if args.sdar_coef > 0 and skills is None:
+        raise ValueError(
+            f"`sdar_coef` is {args.sdar_coef}, but the teacher has nothing to read. Pass `skills`, e.g. "
+            '`SkillLibrary.bundled("webshop")`, or set `sdar_coef=0` to train with GRPO alone.'
+        )
+    if args.student_skills != "never" and not isinstance(skills, SkillLibrary | SkillContext):
+        raise ValueError(
+            f"`student_skills` is {args.student_skills!r}, so `skills` must be a `SkillLibrary`; got {skills!r}."
+        )
+    if skills is not None and not isinstance(skills, SkillLibrary) and not callable(skills):
+        raise ValueError(
+            "`skills` must be a `SkillLibrary`, a folder of skills, a `SkillContext` (of a retriever: "
+            f"`SkillContext(retriever)`) or a function from finished episodes to texts; got {skills!r}."
+        )
+    return skills
+
+
+# Rewards
+
+
+def read_rewards(reward_funcs: Any, classes: Any, args: Any, own: Callable) -> tuple[list[Any], list[Any] | None, Any]:
+    """
+    Put a text environment's return behind the other rewards, as TRL puts its environments' own: in each of the lists.
+
+    Args:
+        reward_funcs (`RewardFunc` or `list[RewardFunc]`, *optional*), classes:
+            The trainer's `reward_funcs` and `reward_processing_classes`.
+        args ([`SDARConfig`]):
+            May have `reward_weights`; the caller's stays as it is.
+        own (`Callable`):
+            The environment's.
+
+    Returns:
+        `tuple`: the three of them, lengthened.
+    """
+    given = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs else []
+    if classes is not None:
+        classes = [*(classes if isinstance(classes, list) else [classes]), None]
+    if args.reward_weights is not None:
+        args = copy.copy(args)
+        args.reward_weights = [*args.reward_weights, 1.0]
+    return [*given, own], classes, args
+
+
+# Tasks
+
+
+def read_tasks(dataset: Any, environment_factory: Any, args: Any, plays_text: bool) -> Any:
+    """
+    The tasks, as a trainer takes them.
+
+    Args:
+        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
+            The tasks. Without them, a text environment states its own, as TRL's own environments may.
+        environment_factory (`Callable` or `dict[str, Callable]`, *optional*):
+            Makes the environments.
+        args ([`SDARConfig`]):
+            Says how many are needed.
+        plays_text (`bool`):
+            Whether these are text environments.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        `ValueError`: if there are fewer tasks than a batch needs, or prompts that text environments cannot use.
+    """
+    needed = args.generation_batch_size // args.num_generations
+    if dataset is None and plays_text:
+        if isinstance(environment_factory, Mapping):
+            raise ValueError(
+                "Several environments need a `train_dataset` whose column `environment` names one of them in each "
+                f"row, one of {list(environment_factory)}."
+            )
+        if args.max_steps <= 0:
+            raise ValueError(
+                "Without a `train_dataset` the environment states its own tasks, and nothing says how long to train: "
+                "set `max_steps`."
+            )
+        return Dataset.from_list([{"prompt": [{"role": "user", "content": ""}]}] * needed)
+    if not isinstance(dataset, Dataset):
+        return dataset  # a stream cannot be looked at; anything else is TRL's to refuse
+    if len(dataset) < needed:
+        raise ValueError(
+            f"`train_dataset` has {len(dataset)} {'task' if len(dataset) == 1 else 'tasks'}, and a generation batch "
+            f"needs {needed}: it has {args.generation_batch_size} episodes (`per_device_train_batch_size` x processes "
+            f"x `steps_per_generation`), `num_generations` ({args.num_generations}) of each task. Training would end "
+            "before its first step. Add tasks, or lower `per_device_train_batch_size` or `steps_per_generation`."
+        )
+    if environment_factory is None and "prompt" not in dataset.column_names:
+        raise ValueError(
+            f"`train_dataset` needs a column `prompt`, messages or a text; it has {dataset.column_names}. Only an "
+            "environment can state a task by itself."
+        )
+    if plays_text and "prompt" in dataset.column_names:
+        border = Border()
+        for index, prompt in enumerate(dataset[:_CHECKED_PROMPTS]["prompt"]):
+            border.messages(prompt, f"row {index}")
+    return dataset
+
+
+def reads_text(dataset: Any) -> bool:
+    """Whether the prompts of a dataset are texts in place of messages."""
+    return isinstance(dataset, Dataset) and len(dataset) > 0 and isinstance(dataset[0].get("prompt"), str)
+
+
+def plain_rows(rows: Sequence[Mapping[str, Any]], border: Border, plays_text: bool) -> list[dict[str, Any]]:
+    """
+    Rows of a batch as TRL takes them, with prompts of plain text.
+
+    Args:
+        rows (`list[dict]`):
+            The rows.
+        border ([`~sdar_trl.envs.border.Border`]):
+            Reads the prompts.
+        plays_text (`bool`):
+            Whether text environments play them; TRL's own may state the prompt themselves.
+
+    Returns:
+        `list[dict]`: new rows.
+
+    Raises:
+        `ValueError`: if a prompt is neither a text nor messages of text.
+    """
+    plain = []
+    for row in rows:
+        row = {**row}
+        prompt, task = row.pop("prompt", None), f"task {row.get('task_id', '')!r}"
+        if plays_text:
+            row["prompt"] = border.messages(prompt, task)
+        elif isinstance(prompt, str):
+            row["prompt"] = border.text(prompt, "A prompt")
+        elif prompt is not None:
+            row["prompt"] = [border.message(message, task) for message in prompt]
+        plain.append(row)
+    return plain
+
+
+def prompt_of(row: Mapping[str, Any]) -> Any:
+    """A row's prompt; an empty user message where an environment is to state it, as in TRL."""
+    return row.get("prompt", [{"role": "user", "content": ""}])
+
+
+# Environments
+
+
+def check_factories(environment_factory: Any) -> None:
+    """
+    Check that environments can be made.
+
+    Args:
+        environment_factory (`Callable` or `dict[str, Callable]`, *optional*):
+            Makes environments.
+
+    Raises:
+        `ValueError`: if it is an environment itself, or nothing that can be called.
+    """
+    for factory in _by_name(environment_factory).values():
+        if not callable(factory) or (hasattr(factory, "reset") and not inspect.isclass(factory)):
+            kind = type(factory).__name__
+            raise ValueError(
+                "`environment_factory` must be a class, or a function that makes environments: every episode played "
+                f"at once needs one of its own. Got {factory!r}; if that is an environment, pass its class, `{kind}`, "
+                f"or `functools.partial({kind}, ...)`."
+            )
+
+
+def check_environments(environment_factory: Any, kinds: Mapping[str | None, type], dataset: Any) -> None:
+    """
+    Check that text environments have their methods and begin one of the first tasks, each where it asks to run.
+
+    Args:
+        environment_factory (`Callable` or `dict[str, Callable]`):
+            Makes the environments.
+        kinds (`dict[str, type]`):
+            Their classes.
+        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
+            The tasks. Those of a stream are not tried.
+
+    Raises:
+        `ValueError`: if one does not; the message says what to do.
+    """
+    if isinstance(environment_factory, Mapping) and isinstance(dataset, Dataset):
+        named = set(dataset["environment"]) if "environment" in dataset.column_names else {None}
+        if unknown := named - set(environment_factory):
+            raise ValueError(
+                f"The column `environment` of `train_dataset` must name one of {list(environment_factory)} in each "
+                f"row, got {unknown} in some."
+            )
+    for name, factory in _by_name(environment_factory).items():
+        _check_methods(kinds[name])
+        if isinstance(dataset, Dataset):
+            _try_reset(factory, kinds[name].__name__, _rows_of(dataset, name))
+
+
+def _by_name(environment_factory: Any) -> Mapping[str | None, Any]:
+    if environment_factory is None:
+        return {}
+    return environment_factory if isinstance(environment_factory, Mapping) else {None: environment_factory}
+
+
+def _check_methods(kind: type) -> None:
+    if any(base.__module__.partition(".")[0] in ("gym", "gymnasium") for base in kind.__mro__):
+        raise ValueError(
+            f"{kind.__name__} is a Gymnasium environment: its actions and observations are no texts. Wrap it in a "
+            "class with `reset(**task) -> str`, which returns the first observation as text, `step(response) -> "
+            "Step`, which parses the action from the policy's response, and `close()`; see docs/environments.md."
+        )
+    missing = [name for name in ("reset", "step", "close") if not callable(getattr(kind, name, None))]
+    if missing:
+        raise ValueError(
+            f"{kind.__name__} has a method `step`, so it is a text environment, and needs `reset`, `step` and "
+            f"`close`; it has no {' and no '.join(f'`{name}`' for name in missing)}. (Where `step` is a tool of TRL's "
+            "own kind of environment, give it another name.)"
+        )
+
+
+def _rows_of(dataset: Dataset, name: str | None) -> list[dict[str, Any]]:
+    """A few tasks of an environment: the first, and others far from it."""
+    indices: Sequence[int] = range(len(dataset))
+    if name is not None:
+        indices = [index for index, named in enumerate(dataset["environment"]) if named == name]
+    tried = sorted({len(indices) * part // _TRIED_ROWS for part in range(_TRIED_ROWS)}) if indices else []
+    return [dict(dataset[indices[position]]) for position in tried]
+
+
+def _try_reset(factory: Any, kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Begin the first task; if that fails, another, since one broken task costs its own episodes alone."""
+    border = Border()
+    failures: list[tuple[str, BaseException]] = []
+    for row in rows:
+        worker = start_worker(factory)
+        try:
+            worker.start("reset", **row)
+            border.observation(worker.result())
+            return
+        except (Exception, SystemExit) as error:
+            failures.append((failure("reset", error)[0], error))
+        finally:
+            close_worker(worker)
+    if failures:
+        reason, first = failures[0]
+        tried = f"{kind} cannot begin a task; tried in {len(rows)}"
+        raise ValueError(f"{tried}. In the first: {_advised(reason)}") from first
+
+
+def _advised(reason: str) -> str:
+    """Why an environment failed, and what to do."""
+    if "unexpected keyword argument" in reason:
+        advice = (
+            "`reset` is given every column of the row by name: let it take those that it has no use for, as in "
+            "`reset(self, *, code, **_)`."
+        )
+    else:
+        advice = "`sdar_trl.check_env(environment, tasks)` plays it by hand."
+    return f"{reason.rstrip('.')}. {advice}"
+
+
+def check_first_rollout(episodes: Sequence[Episode]) -> None:
+    """
+    Check that not every episode failed. Called on all processes.
+
+    Args:
+        episodes (`list[Episode]`):
+            This process's.
+
+    Raises:
+        `RuntimeError`: if all of all processes did; the message has the first one's reason.
+    """
+    failed = gather_object(
+        [(e.task.get("task_id"), e.error) if e.stop_reason is StopReason.ENV_ERROR else None for e in episodes]
+    )
+    if failed and all(failed):
+        task_id, reason = failed[0]
+        raise RuntimeError(
+            f"The environment failed in all {len(failed)} episodes of the first rollout, so there is nothing to train "
+            f"on. In the first{'' if task_id is None else f', of task {task_id!r}'}: {_advised(reason)}"
+        )
+
+
+# The machine
+
+
+def warn_of_slow_settings(args: Any) -> None:
+    """Say what makes a run on a CPU needlessly slow."""
+    if args.bf16 and args.device.type == "cpu":
+        logger.warning(
+            "`bf16` is on, as is TRL's default, and this run is on a CPU, where it makes a step 4 to 8 times slower. "
+            "Pass `bf16=False`."
+        )
