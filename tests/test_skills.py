@@ -24,6 +24,7 @@ from sdar_trl.skills import (
     UCBRetriever,
     format_skills,
 )
+from sdar_trl.skills.__main__ import load_tasks
 from sdar_trl.skills.library import BUNDLED
 
 
@@ -370,3 +371,27 @@ def test_skills_are_written_out_whole_under_their_names():
     text = format_skills([Skill("a", "", "One."), Skill("b", "", "Two.")])
     assert text == "# Skills\n\n## a\nOne.\n\n## b\nTwo."
     assert format_skills([]) == ""
+
+
+# Marks that may stand inside a text
+
+
+def test_front_matter_ends_at_a_line_that_is_its_mark_and_nowhere_else(tmp_path):
+    folder = tmp_path / "tea"
+    folder.mkdir()
+    front = "name: tea\ndescription: about tea ---\n# ---- which tasks ----\ntask_types: [grocery]\nkeywords: [tea]\n"
+    (folder / "SKILL.md").write_text(f"---\n{front}--- \nbrew ---\n---\nit.\n")
+    skill = Skill.from_file(folder / "SKILL.md")
+    assert skill.description == "about tea ---" and skill.keywords == ("tea",) and skill.task_types == ("grocery",)
+    assert skill.body == "brew ---\n---\nit."
+
+
+def test_a_line_of_tasks_ends_at_its_line_feed_alone(tmp_path):
+    file = tmp_path / "tasks.jsonl"
+    rows = [{"task_id": str(i), "prompt": f"a\u2028b\x85c {i}"} for i in range(3)]
+    file.write_text("\ufeff" + "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n", "utf-8")
+    assert load_tasks(str(file), 100_000) == rows
+    assert load_tasks(str(file), 2) == rows[:2]
+    file.write_text("")
+    with pytest.raises(ValueError, match="no tasks"):
+        load_tasks(str(file), 5)

@@ -31,7 +31,7 @@ def load_tasks(name: str, count: int) -> list[dict[str, Any]]:
         `list[dict]`: the tasks; their prompts hold the first observation.
 
     Raises:
-        `ValueError`: if `name` is neither, or a line is not a JSON object.
+        `ValueError`: if `name` is neither, a line is not a JSON object, or there is none.
     """
     if name in WORLDS:
         world = load_world(name)
@@ -42,7 +42,10 @@ def load_tasks(name: str, count: int) -> list[dict[str, Any]]:
     if not Path(name).is_file():
         raise ValueError(f"`--tasks` must be a world ({', '.join(WORLDS)}) or a JSON-lines file, got {name!r}.")
     tasks = []
-    for number, line in enumerate(Path(name).read_text(encoding="utf-8").splitlines()[:count], 1):
+    # a JSON text may hold characters that `splitlines` takes for the end of a line
+    for number, line in enumerate(Path(name).read_text(encoding="utf-8-sig").split("\n"), 1):
+        if not line.strip() or len(tasks) == count:
+            continue
         try:
             task = json.loads(line)
         except json.JSONDecodeError as error:
@@ -50,6 +53,8 @@ def load_tasks(name: str, count: int) -> list[dict[str, Any]]:
         if not isinstance(task, dict):
             raise ValueError(f"{name}:{number}: expected an object, got {task!r}.")
         tasks.append(task)
+    if not tasks:
+        raise ValueError(f"{name}: no tasks; expected a JSON object in each line.")
     return tasks
 
 

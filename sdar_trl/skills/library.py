@@ -1,6 +1,7 @@
 """Skill files and the library that holds them."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ class Skill:
         """
         path = Path(path)
         text = _read(path)
-        parts = text.split("---\n", 2)
+        parts = re.split(r"^---[ \t]*\n", text, maxsplit=2, flags=re.MULTILINE)  # lines that are the mark, and no more
         if len(parts) != 3 or parts[0].strip():
             raise ValueError(f"{path}:1: expected YAML front matter between two `---` lines at the top.")
         try:
