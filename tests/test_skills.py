@@ -259,6 +259,73 @@ def test_keywords_decide_where_no_skill_names_the_type():
     assert names(library, {"prompt": "hat"}) == []
 
 
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("绿茶", "我想买绿茶两盒"),
+        ("お茶", "熱いお茶を買う"),
+        ("Tシャツ", "白いtシャツを"),
+        ("녹차", "녹차를 사세요"),
+        ("ชา", "ซื้อชาเขียว"),
+        ("tea", "买tea吧"),
+        ("茶 tea", "喝茶  TEA吧"),
+        ("चाय", "एक चाय दो"),
+        ("c++", "learn C++ now"),
+        ("c++", "(c++17)"),
+        ("c#", "use C#."),
+        (".net", "ASP.NET"),
+        ("100%", "of 100% cotton"),
+        ("☕️", "x☕️tea"),
+        ("tea", "☕️tea"),
+        ("tea", "Tea™"),
+        ("green tea", "Green\n TEA"),
+        ("café", "cafe\u0301"),
+        ("straße", "STRASSE"),
+        ("strasse", "große Straße"),
+        ("istanbul", "İSTANBUL"),
+        ("İstanbul", "istanbul'a"),
+        ("ısparta", "ISPARTA"),
+        ("σοφός", "ΣΟΦΌΣ"),
+    ],
+)
+def test_a_keyword_is_found_whatever_its_script_and_its_signs(keyword, text):
+    assert names(SkillLibrary([Skill("a", "", "x", keywords=("no such word", keyword))]), {"prompt": text}) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("hat", "that"),
+        ("tea", "steak"),
+        ("tea", "teas"),
+        ("tea", "tea_set"),
+        ("чай", "случай"),
+        ("चा", "चाय"),
+        ("c++", "abc++"),
+        ("100%", "2100%"),
+        ("5号", "15号"),
+        (" ", "a b"),
+    ],
+)
+def test_a_keyword_is_not_found_inside_a_word(keyword, text):
+    assert names(SkillLibrary([Skill("a", "", "x", keywords=(keyword,))]), {"prompt": text}) == []
+
+
+@settings(deadline=None)
+@given(keyword=st.text(min_size=1), before=st.text(), after=st.text())
+def test_any_keyword_between_blanks_is_found(keyword, before, after):
+    library = SkillLibrary([Skill("a", "", "x", keywords=(keyword,))])
+    assert names(library, {"prompt": f"{before} {keyword} {after}"}) == ["a"] * bool(keyword.strip())
+
+
+def test_a_task_is_matched_by_its_last_user_message_however_it_is_written():
+    library = SkillLibrary([Skill("tea", "", "x", keywords=("tea",))])
+    parts = [{"type": "text", "text": "green "}, {"type": "image"}, "tea"]
+    assert names(library, {"prompt": [{"role": "user", "content": parts}], "task_type": None}) == ["tea"]
+    for prompt in (None, "", [], [{"role": "user", "content": None}], [{"role": "system", "content": "tea"}]):
+        assert names(library, {"prompt": prompt}) == []
+
+
 def test_every_webshop_task_finds_the_bundled_skill_of_its_family_by_type_and_by_keyword():
     library = SkillLibrary.bundled("webshop")
     env = WebShopEnv()
@@ -443,6 +510,43 @@ def test_bm25_ranks_by_the_formula():
     expected = sorted((name for name, score in scores.items() if score > 0), key=lambda name: -scores[name])
     assert [skill.name for skill in ranked] == expected == ["shoes", "tea"]
     assert BM25Retriever(TOPICS).rank({"prompt": "zebra"}) == []
+
+
+NOTHING_TO_RANK = {
+    "only skills for every task": [Skill("general", "", "for all", always=True)],
+    "empty bodies": [Skill("general", "", "for all", always=True), Skill("tea", "", ""), Skill("a", "", "")],
+    "an empty skill": [Skill("", "", "")],
+    "only stop words": [Skill("the", "of", "and it is")],
+}
+
+
+@pytest.mark.parametrize("skills", NOTHING_TO_RANK.values(), ids=NOTHING_TO_RANK)
+def test_a_ranker_with_nothing_to_rank_gives_the_skills_for_every_task(skills):
+    library = SkillLibrary(skills)
+    general = [skill.name for skill in skills if skill.always]
+    texts = ["7 * 8 = ?", "", "the", "\n", "🍵", "茶"]
+    tasks = [*({"prompt": [{"role": "user", "content": text}]} for text in texts), {"prompt": None}, {}]
+    for chosen in BM25Retriever(library).select(tasks):
+        assert [skill.name for skill in chosen] == general
+    embeddings = EmbeddingRetriever(library, TINY_POLICY).select(tasks)
+    assert [[s.name for s in embeddings[i]] for i in (1, 3, 6, 7)] == [general] * 4
+    everything = sorted(skill.name for skill in skills)
+    for chosen in [*RandomRetriever(library).select(tasks), *UCBRetriever(library).select(tasks), embeddings[0]]:
+        assert sorted(skill.name for skill in chosen) == everything
+
+
+def test_bm25_gives_none_for_a_task_without_words_and_ranks_beside_an_empty_skill():
+    retriever = BM25Retriever(SkillLibrary([*TOPICS, Skill("", "", "")]))
+    assert retriever.rank({"prompt": "7 * 8 = ?"}) == [] == retriever.rank({"prompt": ""})
+    assert [skill.name for skill in retriever.rank({"prompt": "green tea"})] == ["tea"]
+
+
+def test_random_goes_by_the_text_of_a_task_without_an_id():
+    retriever = RandomRetriever(TOPICS)
+    texts = [f"task {index}" for index in range(20)]
+    with_none, without = ([{**row, "prompt": text} for text in texts] for row in ({"task_id": None}, {}))
+    assert retriever.select(with_none) == retriever.select(without)
+    assert len({skills[1].name for skills in retriever.select(with_none)}) == 3
 
 
 STOP = set(

@@ -25,14 +25,13 @@ class FrontMatter(yaml.BaseLoader):
     at a line feed only, as in YAML 1.2; PyYAML breaks them at three more characters, for which others stand in.
     """
 
-    _stand_ins = {"\x85": "\U0008fffe", "\u2028": "\U0008ffff", "\u2029": "\U0009fffe"}
+    _breaks, _stand_ins = "\x85\u2028\u2029", "\U0008fffe\U0008ffff\U0009fffe"
 
     def __init__(self, text: str):
-        super().__init__(text.translate(str.maketrans(self._stand_ins)))
+        super().__init__(text.translate(str.maketrans(self._breaks, self._stand_ins)))
 
     def construct_scalar(self, node: Any) -> Any:
-        shown = {stand_in: char for char, stand_in in self._stand_ins.items()}
-        return super().construct_scalar(node).translate(str.maketrans(shown))
+        return super().construct_scalar(node).translate(str.maketrans(self._stand_ins, self._breaks))
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         mapping = super().construct_mapping(node, deep)
