@@ -1,4 +1,7 @@
-"""Rendering the parts of a conversation: what was sampled stays as it is, only what is new is rendered."""
+"""Rendering the parts of a conversation: what was sampled stays as it is, only what is new is rendered.
+
+The template's control tokens are the template's alone: messages that spell them hold them as text.
+"""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -6,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from .control import ControlTokens
 from .episodes import Message
 
 
@@ -34,6 +38,7 @@ class Chat:
         self.tokenizer = tokenizer
         self.template_kwargs = template_kwargs or {}
         self.context_role = context_role
+        self._control = ControlTokens(tokenizer, self._render)
 
     # Context
 
@@ -102,10 +107,17 @@ class Chat:
         The token that ends an assistant turn.
 
         Raises:
-            `ValueError`: if it is no special token: a conversation could not grow by appending ids.
+            `ValueError`: if it is no special token: a conversation could not grow by appending ids. Also if the
+                template does not render a user's and an assistant's texts.
         """
-        token = self._tail_ids("observation")[0]
-        if token not in self.tokenizer.all_special_ids:
+        try:
+            token = self._tail_ids("observation")[0]
+        except Exception as error:
+            raise ValueError(
+                "The chat template must render a user's and an assistant's messages whose contents are texts; it "
+                f"fails on them, or leaves them out ({type(error).__name__}: {error}). Use another `chat_template`."
+            ) from error
+        if token not in self._control.special.values():
             raise ValueError(
                 "The chat template must end an assistant turn with a special token, so that a conversation can grow "
                 f"by appending ids; got {self.tokenizer.decode([token])!r} after the assistant's text."
@@ -114,7 +126,7 @@ class Chat:
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
         """Ids of the messages, up to where the assistant's next response begins."""
-        return self._encode(self._render(messages, add_generation_prompt=True))
+        return self._control.encode(self._render(self._control.as_text(messages), add_generation_prompt=True))
 
     def observation_ids(self, observation: str, previous_response: Sequence[int]) -> list[int]:
         """
@@ -138,13 +150,14 @@ class Chat:
         Returns:
             `list[int]` or `None`: the ids, begun by the end-of-turn token where the response was cut before it.
         """
-        text = self._render(messages, add_generation_prompt=True)
-        before = str(self.tokenizer.decode(read))
-        return self._encode(text[len(before) :]) if text.startswith(before) else None
+        text = self._render(self._control.as_text(messages), add_generation_prompt=True)
+        before = self._control.what_was_read(read)
+        return self._control.encode(text[len(before) :]) if text.startswith(before) else None
 
     def decode(self, ids: list[int]) -> str:
-        """Text of a response, without special tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        """Text of a response, without the tokens that end it. Other special tokens, as of an action, are kept."""
+        ends = {self.end_of_turn_id, *self._control.sequence}
+        return str(self.tokenizer.decode([token for token in ids if token not in ends]))
 
     def _render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
         return str(
@@ -153,14 +166,12 @@ class Chat:
             )
         )
 
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
     def _tail_ids(self, observation: str) -> list[int]:
         """Ids that follow an assistant's text when a user message follows: its end-of-turn token comes first."""
         conversation = [
             {"role": "user", "content": "dummy"},
             {"role": "assistant", "content": self._ASSISTANT},
-            {"role": "user", "content": observation},
+            *self._control.as_text([{"role": "user", "content": observation}]),
         ]
-        return self._encode(self._render(conversation, add_generation_prompt=True).split(self._ASSISTANT, 1)[1])
+        tail = self._render(conversation, add_generation_prompt=True).split(self._ASSISTANT, 1)[1]
+        return self._control.encode(tail)

@@ -1,6 +1,7 @@
 """Skill files, libraries and keyword retrieval."""
 
 import json
+import logging
 import random
 import re
 import subprocess
@@ -9,6 +10,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
 
@@ -74,6 +78,154 @@ def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path):
     assert skill.body == "one\ntwo"
 
 
+HEAD = "---\nname: a\ndescription: d\n---\n"
+IN_TMP_PATH = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
+
+
+def put(folder, path, text=HEAD + "body"):
+    file = folder / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return file
+
+
+@pytest.mark.parametrize(
+    ("front", "keywords", "description"),
+    [
+        ("description: d\n# ---- which tasks ----\nkeywords: [tea]\n", ("tea",), "d"),
+        ("description: tea ---\nkeywords: [tea]\n", ("tea",), "tea ---"),
+        ("description: 'a --- b'\nkeywords:\n- tea --- \n", ("tea ---",), "a --- b"),
+        ("description: |\n  one\n  ---\n  two\nkeywords: [tea]\n", ("tea",), "one\n---\ntwo\n"),
+        ("keywords: [tea]\ndescription: one\u2028two\n", ("tea",), "one\u2028two"),
+        ("keywords: [tea]\ndescription: --- \\\n", ("tea",), "--- \\"),
+    ],
+)
+def test_dashes_inside_the_front_matter_cut_nothing_off(tmp_path, front, keywords, description):
+    for line_end in ("\n", "\r\n"):
+        text = f"---  \nname: a\n{front}task_types: [x]\n--- \t\none\n---\ntwo".replace("\n", line_end)
+        skill = Skill.from_file(put(tmp_path, "a/SKILL.md", text))
+        assert (skill.description, skill.keywords, skill.task_types) == (description, keywords, ("x",))
+        assert skill.body == "one\n---\ntwo"
+
+
+def test_the_front_matters_words_are_texts_as_they_are_written(tmp_path):
+    front = "name: '7'\ndescription: 2024-01-01\nkeywords: [no, 1.50, 7, é]\ntask_types: ~\nalways: yes"
+    skill = Skill.from_file(put(tmp_path, "7/SKILL.md", f"---\n{front}\n---\nbody"))
+    assert (skill.description, skill.keywords, skill.task_types) == ("2024-01-01", ("no", "1.50", "7", "é"), ())
+    assert skill.always is True
+
+
+def test_a_key_that_stands_twice_is_an_error(tmp_path):
+    twice = "---\nname: a\ndescription: d\nkeywords: [tea]\nkeywords: [mug]\n---\nbody"
+    with pytest.raises(ValueError, match="SKILL.md:2: the front matter is not YAML: a key stands twice"):
+        Skill.from_file(put(tmp_path, "a/SKILL.md", twice))
+    put(tmp_path, "skill_mapping.json", '{"skill_files": {},\n"task_to_skill": {}, "skill_files": {}}')
+    with pytest.raises(ValueError, match="'skill_files' stands twice"):
+        SkillLibrary.from_folder(tmp_path)
+
+
+@IN_TMP_PATH
+@given(body=st.text(), description=st.text(), words=st.lists(st.text()))
+def test_any_text_is_a_body_a_description_and_a_keyword(tmp_path, body, description, words):
+    body, description = f"x{body}x".replace("\r\n", "\n"), f"x{description}"
+    words = [word for word in words if word.strip()]
+    front = yaml.safe_dump({"name": "a", "description": description, "keywords": words})
+    skill = Skill.from_file(put(tmp_path, "a/SKILL.md", f"---\n{front}---\n{body}"))
+    assert (skill.body, skill.description, skill.keywords) == (body, description, tuple(words))
+
+
+@IN_TMP_PATH
+@given(data=st.binary(), front=st.booleans())
+def test_any_bytes_are_a_skill_or_an_error_that_names_the_file(tmp_path, data, front):
+    file = put(tmp_path, "a/SKILL.md", b"---\n" + data + b"\n---\nbody" if front else data)
+    try:
+        assert Skill.from_file(file).body
+    except ValueError as error:
+        assert str(error).startswith(f"{file}:")
+
+
+@pytest.mark.parametrize("nested", ["[" * 5000, "{a: " * 3000, "? " * 3000])
+def test_front_matter_that_is_nested_without_end_is_an_error_that_names_the_file(tmp_path, nested):
+    file = put(tmp_path, "a/SKILL.md", f"---\nname: a\nmetadata: {nested}\n---\nbody")
+    with pytest.raises(ValueError, match="SKILL.md:.* the front matter is not YAML"):
+        Skill.from_file(file)
+
+
+# What a folder holds besides
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "drinks/coffee/SKILL.md",
+        "juice/skill.md",
+        "juice/Skill.MD",
+        "juice/SKILLS.md",
+        "juice/SKILL.md.txt",
+        "SKILL.md",
+        "tea/SKILL.markdown",
+        "tea/more/deep/SKILL.md",
+    ],
+)
+def test_a_file_that_looks_like_a_skill_and_would_not_be_read_is_named(tmp_path, path):
+    put(tmp_path, "tea/SKILL.md", HEAD.replace("name: a", "name: tea") + "body")
+    put(tmp_path, "milk/skill.md")
+    put(tmp_path, path)
+    with pytest.raises(ValueError, match="would not be read: .*Skills are read from") as error:
+        SkillLibrary.from_folder(tmp_path)
+    assert path in str(error.value) and "milk/skill.md" in str(error.value)
+
+
+def test_a_skills_own_files_are_its_own_and_texts_outside_of_skills_are_warned_of(tmp_path, caplog):
+    put(tmp_path, "a/SKILL.md")
+    put(tmp_path, "a/references/tea.md", "more")
+    put(tmp_path, "README.md", "about")
+    with caplog.at_level(logging.WARNING):
+        assert len(SkillLibrary.from_folder(tmp_path)) == 1
+    assert not caplog.records
+    put(tmp_path, "coffee/coffee.md", "strong")
+    put(tmp_path, "milk.md", "white")
+    with caplog.at_level(logging.WARNING):
+        assert len(SkillLibrary.from_folder(tmp_path)) == 1
+    assert "coffee/coffee.md, milk.md" in caplog.text and "README" not in caplog.text
+
+
+def test_links_do_not_lead_out_of_a_skill_folder(tmp_path):
+    inside, outside = tmp_path / "skills", tmp_path / "elsewhere"
+    put(outside, "a/SKILL.md")
+    put(inside, "b/SKILL.md", HEAD.replace("name: a", "name: b") + "body")
+    (inside / "a").symlink_to(outside / "a")
+    with pytest.raises(ValueError, match=f"a/SKILL.md: lies outside the folder, at {outside}"):
+        SkillLibrary.from_folder(inside)
+    (inside / "a").unlink()
+    (inside / "a").mkdir()
+    (inside / "a" / "SKILL.md").symlink_to(outside / "a" / "SKILL.md")
+    with pytest.raises(ValueError, match="a/SKILL.md: lies outside the folder"):
+        SkillLibrary.from_folder(inside)
+    (inside / "a" / "SKILL.md").unlink()
+    (tmp_path / "linked").symlink_to(inside)  # the folder itself may be a link
+    assert [skill.name for skill in SkillLibrary.from_folder(tmp_path / "linked")] == ["b"]
+
+
+def test_links_that_lead_nowhere_or_in_a_circle_are_named(tmp_path):
+    put(tmp_path, "a/SKILL.md")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="would not be read: gone"):
+        SkillLibrary.from_folder(tmp_path)
+    (tmp_path / "gone").unlink()
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    assert len(SkillLibrary.from_folder(tmp_path / "a" / "up")) == 1
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "SKILL.md").symlink_to(tmp_path / "b" / "SKILL.md")
+    with pytest.raises(ValueError, match="would not be read: b/SKILL.md|b/SKILL.md: cannot be read"):
+        SkillLibrary.from_folder(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="nowhere: no such folder"):
+        SkillLibrary.from_folder(tmp_path / "nowhere")
+
+
 def test_a_skill_for_an_unknown_task_type_is_an_error_where_the_types_are_known(tmp_path):
     write(tmp_path, "a", "---\nname: a\ndescription: d\ntask_types: [heat, heatt]\n---\nbody")
     with pytest.raises(ValueError, match=r"'a' is for unknown task types \['heatt'\]; expected some of \['heat'\]"):
@@ -105,6 +257,73 @@ def test_keywords_decide_where_no_skill_names_the_type():
     assert names(library, {"prompt": prompt, "task_type": "grocery"}) == ["tea"]  # a whole word, in any case
     assert names(library, {"prompt": "shoe"}) == ["shoes"]
     assert names(library, {"prompt": "hat"}) == []
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("绿茶", "我想买绿茶两盒"),
+        ("お茶", "熱いお茶を買う"),
+        ("Tシャツ", "白いtシャツを"),
+        ("녹차", "녹차를 사세요"),
+        ("ชา", "ซื้อชาเขียว"),
+        ("tea", "买tea吧"),
+        ("茶 tea", "喝茶  TEA吧"),
+        ("चाय", "एक चाय दो"),
+        ("c++", "learn C++ now"),
+        ("c++", "(c++17)"),
+        ("c#", "use C#."),
+        (".net", "ASP.NET"),
+        ("100%", "of 100% cotton"),
+        ("☕️", "x☕️tea"),
+        ("tea", "☕️tea"),
+        ("tea", "Tea™"),
+        ("green tea", "Green\n TEA"),
+        ("café", "cafe\u0301"),
+        ("straße", "STRASSE"),
+        ("strasse", "große Straße"),
+        ("istanbul", "İSTANBUL"),
+        ("İstanbul", "istanbul'a"),
+        ("ısparta", "ISPARTA"),
+        ("σοφός", "ΣΟΦΌΣ"),
+    ],
+)
+def test_a_keyword_is_found_whatever_its_script_and_its_signs(keyword, text):
+    assert names(SkillLibrary([Skill("a", "", "x", keywords=("no such word", keyword))]), {"prompt": text}) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("hat", "that"),
+        ("tea", "steak"),
+        ("tea", "teas"),
+        ("tea", "tea_set"),
+        ("чай", "случай"),
+        ("चा", "चाय"),
+        ("c++", "abc++"),
+        ("100%", "2100%"),
+        ("5号", "15号"),
+        (" ", "a b"),
+    ],
+)
+def test_a_keyword_is_not_found_inside_a_word(keyword, text):
+    assert names(SkillLibrary([Skill("a", "", "x", keywords=(keyword,))]), {"prompt": text}) == []
+
+
+@settings(deadline=None)
+@given(keyword=st.text(min_size=1), before=st.text(), after=st.text())
+def test_any_keyword_between_blanks_is_found(keyword, before, after):
+    library = SkillLibrary([Skill("a", "", "x", keywords=(keyword,))])
+    assert names(library, {"prompt": f"{before} {keyword} {after}"}) == ["a"] * bool(keyword.strip())
+
+
+def test_a_task_is_matched_by_its_last_user_message_however_it_is_written():
+    library = SkillLibrary([Skill("tea", "", "x", keywords=("tea",))])
+    parts = [{"type": "text", "text": "green "}, {"type": "image"}, "tea"]
+    assert names(library, {"prompt": [{"role": "user", "content": parts}], "task_type": None}) == ["tea"]
+    for prompt in (None, "", [], [{"role": "user", "content": None}], [{"role": "system", "content": "tea"}]):
+        assert names(library, {"prompt": prompt}) == []
 
 
 def test_every_webshop_task_finds_the_bundled_skill_of_its_family_by_type_and_by_keyword():
@@ -172,13 +391,35 @@ def test_the_official_layout_gives_the_skills_that_its_rules_name(tmp_path, task
         ({**OFFICIAL, "task_keywords": {"unkeyed": "up"}}, "keywords of 'unkeyed' must be a list"),
         ({**OFFICIAL, "skill_files": {**OFFICIAL["skill_files"], "heat": "../heat.md"}}, "lies outside the folder"),
         ({**OFFICIAL, "skill_files": {**OFFICIAL["skill_files"], "heat": "hot.md"}}, "is missing: 'hot.md'"),
+        ({**OFFICIAL, "skill_files": {**OFFICIAL["skill_files"], "heat": "/etc/passwd"}}, "lies outside the folder"),
+        ({**OFFICIAL, "skill_files": {**OFFICIAL["skill_files"], "heat": "out.md"}}, "lies outside the folder"),
+        ({**OFFICIAL, "skill_files": {**OFFICIAL["skill_files"], "heat": 5}}, "must be a path in the folder, got 5"),
+        ({**OFFICIAL, "skill_files": {**OFFICIAL["skill_files"], "heat": "a\0"}}, "must be a path in the folder"),
+        ({**OFFICIAL, "skill_files": {**OFFICIAL["skill_files"], "heat": "."}}, "is missing: '.'"),
+        ({**OFFICIAL, "skill_files": {**OFFICIAL["skill_files"], "heat": "x" * 999}}, "is missing"),
+        ({**OFFICIAL, "task_to_skill": {"x": ["place"]}}, r"task type 'x' wants skill \['place'\]"),
+        ({**OFFICIAL, "task_keywords": {"unkeyed": [" "]}}, "keywords of 'unkeyed' must be a list"),
+        ("[]", r":1: expected an object, got \[\]"),
+        ("[" * 100_000, ":1: not JSON that can be read"),
     ],
 )
 def test_a_malformed_mapping_is_an_error_that_names_the_file(tmp_path, mapping, message):
     write_official(tmp_path, mapping)
+    (tmp_path / "out.md").symlink_to("/etc/passwd")
     with pytest.raises(ValueError, match=message) as error:
         SkillLibrary.from_folder(tmp_path)
     assert str(tmp_path / "skill_mapping.json") in str(error.value)
+
+
+def test_what_the_mapping_does_not_list_is_named(tmp_path, caplog):
+    write_official(tmp_path, {**OFFICIAL, "task_keyword": {}})
+    put(tmp_path, "cool.md", "about cool")
+    with caplog.at_level(logging.WARNING):
+        assert len(SkillLibrary.from_folder(tmp_path)) == 4
+    assert "not read: cool.md" in caplog.text and "not read: task_keyword" in caplog.text
+    put(tmp_path, "tea/SKILL.md")
+    with pytest.raises(ValueError, match=r"would not be read: tea/SKILL.md. Where there is a skill_mapping.json"):
+        SkillLibrary.from_folder(tmp_path)
 
 
 def test_an_empty_file_of_the_official_layout_is_an_error(tmp_path):
@@ -269,6 +510,43 @@ def test_bm25_ranks_by_the_formula():
     expected = sorted((name for name, score in scores.items() if score > 0), key=lambda name: -scores[name])
     assert [skill.name for skill in ranked] == expected == ["shoes", "tea"]
     assert BM25Retriever(TOPICS).rank({"prompt": "zebra"}) == []
+
+
+NOTHING_TO_RANK = {
+    "only skills for every task": [Skill("general", "", "for all", always=True)],
+    "empty bodies": [Skill("general", "", "for all", always=True), Skill("tea", "", ""), Skill("a", "", "")],
+    "an empty skill": [Skill("", "", "")],
+    "only stop words": [Skill("the", "of", "and it is")],
+}
+
+
+@pytest.mark.parametrize("skills", NOTHING_TO_RANK.values(), ids=NOTHING_TO_RANK)
+def test_a_ranker_with_nothing_to_rank_gives_the_skills_for_every_task(skills):
+    library = SkillLibrary(skills)
+    general = [skill.name for skill in skills if skill.always]
+    texts = ["7 * 8 = ?", "", "the", "\n", "🍵", "茶"]
+    tasks = [*({"prompt": [{"role": "user", "content": text}]} for text in texts), {"prompt": None}, {}]
+    for chosen in BM25Retriever(library).select(tasks):
+        assert [skill.name for skill in chosen] == general
+    embeddings = EmbeddingRetriever(library, TINY_POLICY).select(tasks)
+    assert [[s.name for s in embeddings[i]] for i in (1, 3, 6, 7)] == [general] * 4
+    everything = sorted(skill.name for skill in skills)
+    for chosen in [*RandomRetriever(library).select(tasks), *UCBRetriever(library).select(tasks), embeddings[0]]:
+        assert sorted(skill.name for skill in chosen) == everything
+
+
+def test_bm25_gives_none_for_a_task_without_words_and_ranks_beside_an_empty_skill():
+    retriever = BM25Retriever(SkillLibrary([*TOPICS, Skill("", "", "")]))
+    assert retriever.rank({"prompt": "7 * 8 = ?"}) == [] == retriever.rank({"prompt": ""})
+    assert [skill.name for skill in retriever.rank({"prompt": "green tea"})] == ["tea"]
+
+
+def test_random_goes_by_the_text_of_a_task_without_an_id():
+    retriever = RandomRetriever(TOPICS)
+    texts = [f"task {index}" for index in range(20)]
+    with_none, without = ([{**row, "prompt": text} for text in texts] for row in ({"task_id": None}, {}))
+    assert retriever.select(with_none) == retriever.select(without)
+    assert len({skills[1].name for skills in retriever.select(with_none)}) == 3
 
 
 STOP = set(
@@ -395,3 +673,23 @@ def test_a_line_of_tasks_ends_at_its_line_feed_alone(tmp_path):
     file.write_text("")
     with pytest.raises(ValueError, match="no tasks"):
         load_tasks(str(file), 5)
+
+
+@pytest.mark.parametrize(
+    ("data", "count", "message"),
+    [
+        (b"", 9, "t.jsonl: no tasks; expected a JSON object in each line"),
+        (b"\n \n", 9, "no tasks"),
+        (b"\xef\xbb\xbf", 9, "no tasks"),
+        (b"{}\n\n[1]", 9, "t.jsonl:3: expected an object, got"),
+        (b"{}\n\xff", 9, "t.jsonl:2: not UTF-8"),
+        (b"{}", 0, "`--count` must be at least 1, got 0"),
+    ],
+)
+def test_the_check_command_says_what_is_wrong_with_its_tasks(tmp_path, data, count, message):
+    with pytest.raises(ValueError, match=message):
+        load_tasks(str(put(tmp_path, "t.jsonl", data)), count)
+
+
+def test_the_check_command_takes_all_tasks_where_there_are_fewer_than_asked_for():
+    assert len(load_tasks("webshop", 100_000)) == len(WebShopEnv.dataset("train"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..envs.worlds import WORLDS, load_world
+from .files import read_text
 from .library import SkillLibrary, format_skills
 from .retrieval import KeywordRetriever
 
@@ -33,6 +34,8 @@ def load_tasks(name: str, count: int) -> list[dict[str, Any]]:
     Raises:
         `ValueError`: if `name` is neither, a line is not a JSON object, or there is none.
     """
+    if count < 1:
+        raise ValueError(f"`--count` must be at least 1, got {count}.")
     if name in WORLDS:
         world = load_world(name)
         env, rows = world.environment_factory(), world.dataset("train")
@@ -43,7 +46,7 @@ def load_tasks(name: str, count: int) -> list[dict[str, Any]]:
         raise ValueError(f"`--tasks` must be a world ({', '.join(WORLDS)}) or a JSON-lines file, got {name!r}.")
     tasks = []
     # a JSON text may hold characters that `splitlines` takes for the end of a line
-    for number, line in enumerate(Path(name).read_text(encoding="utf-8-sig").split("\n"), 1):
+    for number, line in enumerate(read_text(Path(name)).split("\n"), 1):
         if not line.strip() or len(tasks) == count:
             continue
         try:

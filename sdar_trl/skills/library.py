@@ -1,19 +1,33 @@
 """Skill files and the library that holds them."""
 
 import json
-import re
+import logging
+import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from .files import (
+    check_inside,
+    others,
+    read_text,
+    real,
+    refuse_unread,
+    skill_files,
+    split_front_matter,
+    warn_of_unread,
+)
 
+
+logger = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parent / "bundled"
 MAPPING = "skill_mapping.json"
 _FIELDS = {"name", "description", "task_types", "keywords", "always"}
 _OTHER_FIELDS = {"license", "compatibility", "metadata", "allowed-tools"}  # of the Agent Skills convention
+_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,8 @@ class Skill:
     @classmethod
     def from_file(cls, path: str | Path) -> "Skill":
         """
-        Read a `SKILL.md`: YAML front matter between `---` lines, then the body (the Agent Skills convention).
+        Read a `SKILL.md`: YAML front matter between two lines that are `---`, then the body (the Agent Skills
+        convention). The values of the front matter are texts, as they are written.
 
         Args:
             path (`str` or `Path`):
@@ -59,22 +74,10 @@ class Skill:
             `ValueError`: if the file is malformed; the message names the file, the line and what it should hold.
         """
         path = Path(path)
-        text = _read(path)
-        parts = re.split(r"^---[ \t]*\n", text, maxsplit=2, flags=re.MULTILINE)  # lines that are the mark, and no more
-        if len(parts) != 3 or parts[0].strip():
-            raise ValueError(f"{path}:1: expected YAML front matter between two `---` lines at the top.")
-        try:
-            meta = yaml.safe_load(parts[1])
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = 2 + mark.line if mark is not None else 2
-            raise ValueError(f"{path}:{line}: the front matter is not YAML: {error}") from error
-        if not isinstance(meta, dict):
-            raise ValueError(f"{path}:2: the front matter must be a mapping, got {meta!r}.")
+        meta, body, lines = split_front_matter(path)
 
-        def fail(key: str, message: str) -> ValueError:
-            lines = parts[1].splitlines()
-            line = next((number for number, text in enumerate(lines, 2) if text.startswith(f"{key}:")), 1)
+        def fail(key: Any, message: str) -> ValueError:
+            line = next((number for number, line in enumerate(lines, 1) if line.startswith(f"{key}:")), 1)
             return ValueError(f"{path}:{line}: {message}")
 
         for key in meta:
@@ -83,23 +86,23 @@ class Skill:
         for key in ("name", "description"):
             if not isinstance(meta.get(key), str) or not meta[key].strip():
                 raise fail(key, f"the front matter needs a `{key}`, a text; got {meta.get(key)!r}.")
-        if meta["name"] != path.parent.name:
-            raise fail("name", f"`name` must be its folder's, {path.parent.name!r}; got {meta['name']!r}.")
-        if not isinstance(meta.get("always", False), bool):
+        folder = path.absolute().parent.name
+        if unicodedata.normalize("NFC", meta["name"]) != unicodedata.normalize("NFC", folder):
+            raise fail("name", f"`name` must be its folder's, {folder!r}; got {meta['name']!r}.")
+        always = str(meta.get("always") or "false").lower()
+        if always not in _TRUTH:
             raise fail("always", f"`always` must be true or false, got {meta['always']!r}.")
         for key in ("keywords", "task_types"):
             words = meta.get(key) or []
             if not isinstance(words, list) or not all(isinstance(word, str) and word.strip() for word in words):
                 raise fail(key, f"`{key}` must be a list of texts, got {words!r}.")
-        if not parts[2].strip():
-            raise ValueError(f"{path}:{len(text.splitlines())}: the skill has no text after its front matter.")
         return cls(
             name=meta["name"],
             description=meta["description"],
-            body=parts[2].strip(),
+            body=body,
             keywords=tuple(meta.get("keywords") or ()),
             task_types=tuple(meta.get("task_types") or ()),
-            always=meta.get("always", False),
+            always=_TRUTH[always],
         )
 
 
@@ -159,13 +162,14 @@ class SkillLibrary:
             [`SkillLibrary`]: the library.
 
         Raises:
-            `ValueError`: if the folder holds no skill, or one is malformed.
+            `ValueError`: if the folder holds no skill, one is malformed or lies outside the folder, or files look like
+                skills and would not be read: a `skill.md`, a `SKILL.md` further down. The message names them all.
         """
         folder = Path(folder)
-        if (folder / MAPPING).exists():
+        if os.path.lexists(folder / MAPPING):
             library = _from_mapping(folder)
         else:
-            files = sorted(folder.glob("*/SKILL.md"))
+            files = skill_files(folder)
             if not files:
                 raise ValueError(
                     f"{folder}: no skills found; expected one folder a skill, each with a SKILL.md, or a {MAPPING}."
@@ -203,15 +207,6 @@ class SkillLibrary:
         return cls.from_folder(BUNDLED / environment)
 
 
-def _read(path: Path) -> str:
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}:{line}: not UTF-8: {error.reason}. Save the file as UTF-8.") from error
-
-
 def _from_mapping(folder: Path) -> SkillLibrary:
     """
     The official repository's layout: `skill_files` from a skill's name to its Markdown file, `task_to_skill` from a
@@ -219,46 +214,67 @@ def _from_mapping(folder: Path) -> SkillLibrary:
     `general_skills` goes with every task.
     """
     path = folder / MAPPING
-    text = _read(path)
+    check_inside(path, folder)
+    text = read_text(path)
+
+    def fail(word: Any, message: str) -> ValueError:
+        found = (number for number, line in enumerate(text.split("\n"), 1) if f'"{word}"' in line)
+        return ValueError(f"{path}:{next(found, 1)}: {message}")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise fail(key, f"{key!r} stands twice in an object, and only the last would be read.")
+        return dict(pairs)
+
     try:
-        mapping = json.loads(text)
+        mapping = json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}.") from error
-
-    def fail(word: str, message: str) -> ValueError:
-        lines = text.splitlines()
-        line = next((number for number, text in enumerate(lines, 1) if f'"{word}"' in text), 1)
-        return ValueError(f"{path}:{line}: {message}")
-
+    except RecursionError as error:
+        raise ValueError(f"{path}:1: not JSON that can be read: nested too deeply.") from error
+    if not isinstance(mapping, dict):
+        raise ValueError(f"{path}:1: expected an object, got {mapping!r}.")
     for key, optional in (("skill_files", False), ("task_to_skill", False), ("task_keywords", True)):
         if not isinstance(mapping.get(key, {} if optional else None), dict):
             raise fail(key, f"expected an object `{key}`, got {mapping.get(key)!r}.")
     files: dict[str, Any] = mapping["skill_files"]
     task_types: dict[str, list[str]] = {name: [] for name in files}
     for task_type, name in mapping["task_to_skill"].items():
-        if name not in files:
+        if not isinstance(name, str) or name not in files:
             raise fail(task_type, f"task type {task_type!r} wants skill {name!r}, which `skill_files` does not list.")
         task_types[name].append(task_type)
     keywords: dict[str, list[str]] = {name: [] for name in files}
     for task_type, words in mapping.get("task_keywords", {}).items():
         if task_type not in mapping["task_to_skill"]:
             raise fail(task_type, f"keywords for {task_type!r}, a task type that `task_to_skill` does not list.")
-        if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
+        if not isinstance(words, list) or not all(isinstance(word, str) and word.strip() for word in words):
             raise fail(task_type, f"the keywords of {task_type!r} must be a list of texts, got {words!r}.")
         keywords[mapping["task_to_skill"][task_type]] += words
-    skills = []
+    skills, read = [], {real(path)}
     for name, file in files.items():
-        target = (folder / file).resolve()
-        if not target.is_relative_to(folder.resolve()):
+        if not isinstance(file, str) or not file or "\0" in file:
+            raise fail(name, f"the file of skill {name!r} must be a path in the folder, got {file!r}.")
+        target = real(folder / file)
+        if not target.is_relative_to(real(folder)):
             raise fail(name, f"the file of skill {name!r} lies outside the folder: {file!r}.")
-        if not target.is_file():
+        if not os.path.isfile(target):
             raise fail(name, f"the file of skill {name!r} is missing: {file!r}.")
-        body = _read(target).strip()
+        body = read_text(target).strip()
         if not body:
             raise ValueError(f"{target}:1: the skill has no text.")
+        read.add(target)
         skills.append(
             Skill(name, "", body, tuple(keywords[name]), tuple(task_types[name]), always=name == "general_skills")
         )
+    unread = others(folder, read)
+    rule = f"Where there is a {MAPPING}, only its `skill_files` are read: list these there, or take them out"
+    refuse_unread(folder, unread, rule)
+    warn_of_unread(folder, unread)
+    unknown = sorted(mapping.keys() - {"skill_files", "task_to_skill", "task_keywords"})
+    if unknown:
+        logger.warning("%s: not read: %s.", path, ", ".join(unknown))
     return SkillLibrary(skills, substrings=True)
 
 

@@ -6,21 +6,25 @@ name.
 
 import math
 import random
-import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import regex
 
 from .library import Skill, SkillLibrary
 
 
 def task_text(task: Mapping[str, Any]) -> str:
     """The text a task is matched by: its last user message, which holds the first observation once an episode ran."""
-    prompt = task.get("prompt", "")
-    if isinstance(prompt, str):
-        return prompt
-    return next((str(message["content"]) for message in reversed(prompt) if message["role"] == "user"), "")
+    prompt = task.get("prompt")
+    if prompt is None or isinstance(prompt, str):
+        return prompt or ""
+    content = next((message.get("content") for message in reversed(prompt) if message.get("role") == "user"), "")
+    if isinstance(content, list):  # a text in parts
+        content = "".join(part if isinstance(part, str) else part.get("text") or "" for part in content)
+    return str(content or "")
 
 
 class Retriever:
@@ -119,28 +123,55 @@ class KeywordRetriever(Retriever):
     Keyword matching (KM).
 
     A skill is for a task if it names the task's `task_type`. Where no skill names that type, or the task has none, a
-    skill is for a task if any of its keywords occurs in the task's text, in any case.
+    skill is for a task if any of its keywords occurs in the task's text, in any case, as whole words: "hat" is not in
+    "that". Where a script puts no spaces between words, as Chinese, or adds particles to them, as Korean, a keyword is
+    found inside a sentence; and where a keyword begins or ends with a sign, as "c++", anything may stand next to it.
     """
+
+    # a letter, digit or _ of a script that puts spaces between words, and of those alone
+    _letter = (
+        r"(?V1:[\w--[\p{scx=Han}\p{scx=Bopomofo}\p{scx=Hiragana}\p{scx=Katakana}\p{scx=Hangul}"
+        r"\p{Line_Break=Complex_Context}\p{Script=Inherited}]])"
+    )
 
     def __init__(self, library: SkillLibrary):
         super().__init__(library)
-        edge = "" if library.substrings else r"\b"
         self._patterns = {
-            skill.name: re.compile("|".join(rf"{edge}{re.escape(word)}{edge}" for word in skill.keywords), re.I)
+            skill.name: regex.compile("|".join(map(self._pattern, keywords)))
             for skill in self.special
-            if skill.keywords
+            if (keywords := [keyword for keyword in skill.keywords if keyword.strip()])
         }
 
+    def _pattern(self, keyword: str) -> str:
+        if self.library.substrings:
+            return regex.escape(_folded(keyword))
+        words = _folded(keyword).split()
+        before = rf"(?<!{self._letter})" if regex.match(self._letter, words[0][0]) else ""
+        after = rf"(?!{self._letter})" if regex.match(self._letter, words[-1][-1]) else ""
+        return before + r"[\s\x1c-\x1f]+".join(map(regex.escape, words)) + after
+
     def rank(self, task: Mapping[str, Any]) -> list[Skill]:
-        task_type = str(task.get("task_type", ""))
+        task_type = str(_present(task, "task_type", ""))
         if self.library.substrings:
             own = [skill for skill in self.special if any(name in task_type for name in skill.task_types)]
         else:
             own = [skill for skill in self.special if task_type in skill.task_types]
         if own:
             return own
-        text = task_text(task)
+        text = _folded(task_text(task))
         return [s for s in self.special if s.name in self._patterns and self._patterns[s.name].search(text)]
+
+
+def _present(task: Mapping[str, Any], name: str, default: str) -> Any:
+    """A task's value; `None` stands for a missing one, as datasets fill them."""
+    value = task.get(name)
+    return default if value is None else value
+
+
+def _folded(text: str) -> str:
+    """Text without case: "Straße" and "STRASSE" are the same, and so are the four letters i of Turkish."""
+    text = unicodedata.normalize("NFC", text).casefold()
+    return unicodedata.normalize("NFC", text.replace("i\u0307", "i").replace("\u0131", "i"))
 
 
 class UCBRetriever(Retriever):
@@ -190,7 +221,7 @@ class UCBRetriever(Retriever):
         return values
 
     def rank(self, task: Mapping[str, Any]) -> list[Skill]:
-        bounds = self.bounds(str(task.get("task_type", "all")))
+        bounds = self.bounds(str(_present(task, "task_type", "all")))
         return sorted(self.special, key=lambda skill: -bounds[skill.name])  # ties in the library's order
 
 
@@ -213,7 +244,7 @@ class RandomRetriever(Retriever):
         self.seed = seed
 
     def rank(self, task: Mapping[str, Any]) -> list[Skill]:
-        rng = random.Random(f"{self.seed} {task.get('task_id', task_text(task))}")
+        rng = random.Random(f"{self.seed} {_present(task, 'task_id', task_text(task))}")
         return rng.sample(self.special, len(self.special))
 
 
@@ -233,7 +264,7 @@ class NoRetriever(Retriever):
 
 class BM25Retriever(Retriever):
     """Skills by BM25 of the task's text over their names, descriptions and bodies; those with no word in common are
-    left out."""
+    left out, which is all of them where there are no words."""
 
     ranks_all = True
 
@@ -243,21 +274,27 @@ class BM25Retriever(Retriever):
 
         self._bm25s = bm25s
         self._index = bm25s.BM25()
-        self._index.index(self._tokens([_whole_text(skill) for skill in self.special]), show_progress=False)
+        tokens = self._tokens([_whole_text(skill) for skill in self.special]) if self.special else []
+        self._indexed = any(tokens)
+        if self._indexed:
+            self._index.index(tokens, show_progress=False)
 
-    def _tokens(self, texts: list[str]) -> Any:
-        return self._bm25s.tokenize(texts, stopwords="en", show_progress=False)
+    def _tokens(self, texts: list[str]) -> list[list[str]]:
+        # as text, so that words the index does not know are left out
+        return self._bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
 
     def rank(self, task: Mapping[str, Any]) -> list[Skill]:
-        # as text, so that words the index does not know are left out
-        tokens = self._bm25s.tokenize([task_text(task)], stopwords="en", return_ids=False, show_progress=False)
-        scores = self._index.get_scores(tokens[0])
+        [words] = self._tokens([task_text(task)])
+        if not self._indexed or not words:
+            return []
+        scores = self._index.get_scores(words)
         return [self.special[i] for i in np.argsort(-scores, kind="stable") if scores[i] > 0]
 
 
 class EmbeddingRetriever(Retriever):
     """
-    Skills by the cosine between embeddings of the task's text and of their names, descriptions and bodies.
+    Skills by the cosine between embeddings of the task's text and of their names, descriptions and bodies; none for a
+    task without text.
 
     Args:
         library ([`SkillLibrary`]):
@@ -279,13 +316,16 @@ class EmbeddingRetriever(Retriever):
         except ImportError as error:
             raise ImportError('Embeddings need sentence-transformers: `pip install "sdar-trl[embedding]"`.') from error
         self._model = SentenceTransformer(model)
-        self._skills = self._embed([_whole_text(skill) for skill in self.special])
+        self._skills = self._embed([_whole_text(skill) for skill in self.special]) if self.special else None
 
     def _embed(self, texts: list[str]) -> np.ndarray:
         return self._model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
 
     def rank(self, task: Mapping[str, Any]) -> list[Skill]:
-        similarity = self._skills @ self._embed([task_text(task)])[0]
+        text = task_text(task)
+        if self._skills is None or not text.strip():
+            return []
+        similarity = self._skills @ self._embed([text])[0]
         return [self.special[i] for i in np.argsort(-similarity, kind="stable")]
 
 
