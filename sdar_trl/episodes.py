@@ -185,14 +185,17 @@ class Episode:
 
         Args:
             data (`dict`):
-                What `to_dict` returned, perhaps by way of JSON. Names that this version does not know are passed over.
+                What `to_dict` returned, perhaps by way of JSON. Names that this version does not know are passed over,
+                and fields with defaults may be missing.
 
         Returns:
             [`Episode`]: the episode.
         """
         values = {name.name: data[name.name] for name in fields(cls) if name.name in data}
         known = {name.name for name in fields(Turn)}
-        values["turns"] = [Turn(**{key: turn[key] for key in turn if key in known}) for turn in data["turns"]]
-        values["skills"] = tuple(data["skills"])
-        values["stop_reason"] = StopReason(data["stop_reason"]) if data["stop_reason"] is not None else None
+        turns = values.get("turns", [])
+        values["turns"] = [Turn(**{key: turn[key] for key in turn if key in known}) for turn in turns]
+        values["skills"] = tuple(values.get("skills", ()))
+        reason = values.get("stop_reason")
+        values["stop_reason"] = None if reason is None else StopReason(reason)
         return cls(**values)

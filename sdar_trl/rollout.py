@@ -275,6 +275,9 @@ class Rollout:
         else:
             shown = self.chat.with_context(messages, seat.episode.student_context)
             new_ids = self.chat.continuation_ids(read, shown)
+            room = seat.row_start + self.max_completion_length - self.max_response_length
+            if new_ids is not None and len(read) + len(new_ids) > room:
+                new_ids = None  # the row is full, and a prompt that is rendered anyway may begin another
         if new_ids is not None:
             seat.messages, seat.new_ids, seat.ids = None, new_ids, read + new_ids
         else:

@@ -77,3 +77,7 @@ def test_an_environments_numbers_count_as_they_were_last_reported():
 
 def test_an_episode_prints_short():
     assert repr(played()) == "Episode(task_id='t/1', turns=2, stop_reason='won')"
+
+
+def test_fields_that_have_defaults_may_be_missing():
+    assert Episode.from_dict({"task": {}, "prompt": []}) == Episode({}, [])

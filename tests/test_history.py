@@ -130,3 +130,13 @@ def test_a_window_is_bounded_by_the_context_and_the_turns_not_by_the_length_of_t
     episode, _ = play(env=WordedEnv, length=15, history="window", history_window=14, context_length=120)
     assert episode.stop_reason.value == "length"
     assert all(len(row.prompt_ids) + 8 <= 120 for row in episode_rows(episode, 0))
+
+
+def test_a_window_in_the_default_wording_begins_another_row_where_one_is_full(play):
+    """`max_completion_length` bounds a row there, and ends no episode."""
+    for budget, rows in ((8, [1] * 6), (30, None), (500, [3, 1, 1, 1])):
+        episode, _ = play(length=6, history="window", history_window=2, max_completion_length=budget)
+        assert len(episode.turns) == 6 and episode.success
+        found = episode_rows(episode, 0)
+        assert all(len(row.completion_ids) <= budget for row in found)
+        assert rows is None or [len(row.turns) for row in found] == rows
