@@ -1,9 +1,12 @@
-"""What the benchmarks share: where a figure comes from, tables, JSON."""
+"""What the benchmarks share: models, clocks, processes, where a figure comes from, tables, JSON."""
 
 import json
 import os
 import platform
+import resource
 import subprocess
+import sys
+import time
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +29,62 @@ def provenance() -> dict[str, Any]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     packages = {name: version(name) for name in ("torch", "transformers", "trl")}
     return {"machine": machine, "date": str(date.today()), "commit": commit.stdout.strip(), "versions": packages}
+
+
+def random_qwen2(
+    tokenizer: Any, hidden: int, layers: int, heads: int, kv_heads: int, vocabulary: int, device: str
+) -> Any:
+    """A randomly initialised model, in bfloat16 on a GPU, else in float32."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        tie_word_embeddings=True,
+        max_position_embeddings=32_768,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.device(device):
+        return Qwen2ForCausalLM(config).to(torch.bfloat16 if device == "cuda" else torch.float32)
+
+
+def time_steps(trainer: Any) -> list[float]:
+    """Seconds of each step of a training to come."""
+    from transformers import TrainerCallback
+
+    seconds: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            torch.cuda.synchronize() if torch.cuda.is_available() else None
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            torch.cuda.synchronize() if torch.cuda.is_available() else None
+            seconds.append(time.perf_counter() - self.start)
+
+    trainer.add_callback(Clock())
+    return seconds
+
+
+def peak_memory(device: str) -> int:
+    """Peak so far, in bytes."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def in_process(script: str, *options: Any) -> dict[str, float]:
+    """What a script prints as JSON in its last line, run in a process of its own."""
+    done = subprocess.run([sys.executable, script, *map(str, options)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -10,22 +10,19 @@ forward and backward; the rollout is also timed by itself, and for the window on
 the part of a prompt that it shares with the turn before.
 
 Each measurement is a process of its own, and a first step is not counted. Sides take turns; a ratio is the median of
-the ratios within a round. Memory is what the steps add, at their peak, to the process that has imported everything: by
+the ratios within a round. Memory is what the steps add, at their peak, to the process that has built the model: by
 the allocator on a GPU, else by the resident set.
 """
 
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from typing import Any
 
 import torch
-from common import table, write_json
-from step_cost import peak_memory
+from common import in_process, peak_memory, random_qwen2, table, time_steps, write_json
 
 
 # hidden size, layers, heads, vocabulary
@@ -69,7 +66,7 @@ def worker(side: str, turns: int, args: argparse.Namespace) -> dict[str, float]:
     import transformers.utils.logging
     from datasets import Dataset
     from rollout import follow_script
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, TrainerCallback, set_seed
+    from transformers import AutoTokenizer, set_seed
 
     from sdar_trl import SDARConfig, SDARTrainer, Skill, SkillLibrary
     from sdar_trl.policies import TINY_POLICY
@@ -82,20 +79,7 @@ def worker(side: str, turns: int, args: argparse.Namespace) -> dict[str, float]:
     hidden, layers, heads, vocabulary = SIZES[args.size]
     set_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(TINY_POLICY)
-    config = Qwen2Config(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=4 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        tie_word_embeddings=True,
-        max_position_embeddings=32_768,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    with torch.device(device):
-        model = Qwen2ForCausalLM(config).to(torch.bfloat16 if device == "cuda" else torch.float32)
+    model = random_qwen2(tokenizer, hidden, layers, heads, heads, vocabulary, device)
     messages = [{"role": "system", "content": "search " * prompt}, {"role": "user", "content": ""}]
     task = {"prompt": messages, "task_id": "0", "task_type": "book", "turns": turns, "page": page}
     script = tokenizer("<action>" + "click " * RESPONSE, add_special_tokens=False)["input_ids"][: RESPONSE - 1]
@@ -127,7 +111,6 @@ def worker(side: str, turns: int, args: argparse.Namespace) -> dict[str, float]:
         environment_factory=Book,
         skills=SkillLibrary([Skill("general", "for all", "buy " * (prompt // 2), always=True)]),
     )
-    steps: list[float] = []
     rollouts: list[float] = []
     play = trainer.rollout.play
 
@@ -137,16 +120,8 @@ def worker(side: str, turns: int, args: argparse.Namespace) -> dict[str, float]:
         rollouts.append(time.perf_counter() - began)
         return episodes
 
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.start = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            torch.cuda.synchronize() if device == "cuda" else None
-            steps.append(time.perf_counter() - self.start)
-
     trainer.rollout.play = timed_play
-    trainer.add_callback(Clock())
+    steps = time_steps(trainer)
     trainer.train()
     rows = episode_rows(trainer.episodes[0], tokenizer.pad_token_id)
     return {
@@ -159,14 +134,10 @@ def worker(side: str, turns: int, args: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def in_process(side: str, turns: int, args: argparse.Namespace) -> dict[str, float]:
+def measured(side: str, turns: int, args: argparse.Namespace) -> dict[str, float]:
     """The result of this script in a process of its own."""
-    options = ["--size", args.size, "--steps", str(args.steps), "--episodes", str(args.episodes)]
-    command = [sys.executable, __file__, *options, "--worker", side, str(turns)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+    options = ["--size", args.size, "--steps", args.steps, "--episodes", args.episodes]
+    return in_process(__file__, *options, "--worker", side, turns)
 
 
 def main() -> None:
@@ -187,7 +158,7 @@ def main() -> None:
         args.size, args.rounds, args.turns = "quick", 1, [3, 6]
 
     rounds = [
-        {(side, turns): in_process(side, turns, args) for turns in args.turns for side in SIDES}
+        {(side, turns): measured(side, turns, args) for turns in args.turns for side in SIDES}
         for _ in range(args.rounds)
     ]
 

@@ -16,16 +16,12 @@ A second table has the memory of a whole-vocabulary divergence alone, forward an
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from typing import Any
 
 import torch
-from common import table, write_json
+from common import in_process, peak_memory, random_qwen2, table, time_steps, write_json
 
 
 # hidden size, layers, heads, key-value heads, vocabulary
@@ -51,40 +47,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def peak_memory(device: str) -> int:
-    """Peak so far, in bytes."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def build_trainer(variant: str, args: argparse.Namespace, device: str) -> Any:
     """A trainer that replays fixed episodes."""
     from peft import LoraConfig
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, set_seed
+    from transformers import AutoTokenizer, set_seed
 
     from sdar_trl import Episode, SDARConfig, SDARTrainer, Skill, SkillLibrary, StopReason, Turn
     from sdar_trl.envs import WebShopEnv
     from sdar_trl.policies import TINY_POLICY
 
-    hidden, layers, heads, kv_heads, vocabulary = SIZES[args.size]
     set_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(TINY_POLICY)
-    config = Qwen2Config(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=4 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        tie_word_embeddings=True,
-        max_position_embeddings=32_768,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    with torch.device(device):
-        model = Qwen2ForCausalLM(config).to(dtype)
+    model = random_qwen2(tokenizer, *SIZES[args.size], device)
     quick = args.size == "quick"
     rows, turns, observation, response = (2, 2, 8, 8) if quick else (args.rows, 8, 40, 24)
     # one token a word
@@ -145,7 +119,6 @@ def worker(variant: str, args: argparse.Namespace) -> dict[str, float]:
     """Seconds and bytes of a step; on request, floating-point operations instead."""
     import transformers.utils.logging
     from torch.utils.flop_counter import FlopCounterMode
-    from transformers import TrainerCallback
 
     import sdar_trl  # noqa: F401  imported before memory is looked at
 
@@ -153,18 +126,7 @@ def worker(variant: str, args: argparse.Namespace) -> dict[str, float]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = peak_memory(device)
     trainer = build_trainer(variant, args, device)
-    seconds: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            torch.cuda.synchronize() if device == "cuda" else None
-            self.start = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            torch.cuda.synchronize() if device == "cuda" else None
-            seconds.append(time.perf_counter() - self.start)
-
-    trainer.add_callback(Clock())
+    seconds = time_steps(trainer)
     if not args.count_flops:
         trainer.train()
         return {"seconds": statistics.median(seconds[1:]), "bytes": float(peak_memory(device) - base)}
@@ -201,23 +163,10 @@ def divergence_memory(tokens: int) -> dict[str, float]:
     return {"bytes": float(peak_memory(device) - base)}
 
 
-def in_process(args: argparse.Namespace, *extra: str) -> dict[str, float]:
+def measured(args: argparse.Namespace, *extra: str) -> dict[str, float]:
     """The result of this script in a process of its own."""
-    options = [
-        "--size",
-        args.size,
-        "--rows",
-        str(args.rows),
-        "--context",
-        str(args.context),
-        "--steps",
-        str(args.steps),
-    ]
-    command = [sys.executable, __file__, *options, *(["--lora"] if args.lora else []), *extra]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+    options = ["--size", args.size, "--rows", args.rows, "--context", args.context, "--steps", args.steps]
+    return in_process(__file__, *options, *(["--lora"] if args.lora else []), *extra)
 
 
 def main() -> None:
@@ -243,9 +192,9 @@ def main() -> None:
     if args.quick:
         args.size, args.rounds, args.steps = "quick", 1, 1
 
-    flops = {name: in_process(args, "--worker", name, "--count_flops") for name in ("grpo", "sdar")}
+    flops = {name: measured(args, "--worker", name, "--count_flops") for name in ("grpo", "sdar")}
     floor = 1 + flops["sdar"]["teacher_flops"] / flops["grpo"]["flops"]
-    rounds = [{name: in_process(args, "--worker", name) for name in VARIANTS} for _ in range(args.rounds)]
+    rounds = [{name: measured(args, "--worker", name) for name in VARIANTS} for _ in range(args.rounds)]
 
     def ratio(name: str, key: str) -> float:
         return statistics.median(one[name][key] / one["grpo"][key] for one in rounds)
@@ -263,7 +212,7 @@ def main() -> None:
     memory = [
         {
             "tokens": tokens,
-            "reverse_kl, MB": in_process(args, "--divergence_memory", str(tokens))["bytes"] / 1e6,
+            "reverse_kl, MB": measured(args, "--divergence_memory", str(tokens))["bytes"] / 1e6,
             "two times whole logits, MB (computed)": 2 * tokens * 32_768 * 4 / 1e6,
         }
         for tokens in ((256, 512) if args.quick else (2_048, 4_096, 8_192, 16_384))

@@ -7,7 +7,8 @@ The embedded policy, both ways:
 
 What training left, on other tasks, greedily:
 
-    python examples/evaluate.py --model_name_or_path outputs/demo --split validation --temperature 0
+    python examples/evaluate.py --model_name_or_path outputs/demo --split validation --temperature 0 --max_turns 7 \
+        --max_response_length 20 --max_completion_length 800
 
 On the official WebShop files (the folder that holds `items_shuffle_1000.json` or `items_shuffle.json`):
 
@@ -57,7 +58,7 @@ class ScriptArguments:
     )
     max_completion_length: int | None = field(
         default=None,
-        metadata={"help": "Most tokens of an episode after its prompt; the policy's or the world's if not given."},
+        metadata={"help": "Most tokens of a row after its prompt; the policy's or the world's if not given."},
     )
     history: str = field(
         default="growing",

@@ -84,7 +84,8 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
             self._mode_metrics["num_tokens"] = [self.state.num_input_tokens_seen]
         counts = self.accelerator.gather(torch.tensor([len(rows)], device=device))
         if counts.max() == len(self.episodes):
-            self._mask_cut(output, cut)
+            if self.args.mask_truncated_completions:
+                self._mask_cut(output, cut)
             return output
         steps: Any = self.args.steps_per_generation if self.model.training else 1
         count = padded_count(int(counts.max()), steps, batch_size)

@@ -124,9 +124,17 @@ class Chat:
             )
         return token
 
+    def prompt_text(self, messages: list[Message]) -> str:
+        """The messages rendered, up to where the assistant's next response begins."""
+        return self._render(self._control.as_text(messages), add_generation_prompt=True)
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a rendered text."""
+        return self._control.encode(text)
+
     def prompt_ids(self, messages: list[Message]) -> list[int]:
         """Ids of the messages, up to where the assistant's next response begins."""
-        return self._control.encode(self._render(self._control.as_text(messages), add_generation_prompt=True))
+        return self.text_ids(self.prompt_text(messages))
 
     def observation_ids(self, observation: str, previous_response: Sequence[int]) -> list[int]:
         """
@@ -137,22 +145,21 @@ class Chat:
         tail = self._tail_ids(observation)
         return tail[1:] if previous_response[-1] == self.end_of_turn_id else tail
 
-    def continuation_ids(self, read: list[int], messages: list[Message]) -> list[int] | None:
+    def continuation_ids(self, read: list[int], text: str) -> list[int] | None:
         """
-        Ids to append to what was read and said so that it becomes these messages; `None` if they do not begin with it.
+        Ids to append to what was read and said so that it becomes the next prompt; `None` if that does not begin so.
 
         Args:
             read (`list[int]`):
                 Ids of a prompt and the response to it.
-            messages (`list[dict]`):
-                The next prompt.
+            text (`str`):
+                The next prompt, rendered.
 
         Returns:
             `list[int]` or `None`: the ids, begun by the end-of-turn token where the response was cut before it.
         """
-        text = self._render(self._control.as_text(messages), add_generation_prompt=True)
         before = self._control.what_was_read(read)
-        return self._control.encode(text[len(before) :]) if text.startswith(before) else None
+        return self.text_ids(text[len(before) :]) if text.startswith(before) else None
 
     def decode(self, ids: list[int]) -> str:
         """Text of a response, without the tokens that end it. Other special tokens, as of an action, are kept."""

@@ -22,11 +22,10 @@ class SDARConfig(GRPOConfig):
     This class includes only the parameters that are specific to SDAR. For a full list of training arguments, please
     refer to the [`~trl.GRPOConfig`] and [`~transformers.TrainingArguments`] documentation. Note that the default of
     `max_completion_length` differs from [`~trl.GRPOConfig`]: with the default history it bounds a whole episode here.
-    And what
-    `mask_truncated_completions` masks in text environments, and `completions/clipped_ratio` counts, are the rows of
-    episodes that were cut: by the token budget (`stop/length`), by the environment (`stop/truncated`), or where the
-    response in the last of `max_turns` was cut before its end. An episode that the environment ended, or that used all
-    its turns, is whole, whether or not its last response ends in an end-of-turn token.
+    And what `mask_truncated_completions` masks in text environments, and `completions/clipped_ratio` counts, are the
+    rows of episodes that were cut: by the token budget (`stop/length`), by the environment (`stop/truncated`), or
+    where the response in the last of `max_turns` was cut before its end. An episode that the environment ended, or
+    that used all its turns, is whole, whether or not its last response ends in an end-of-turn token.
 
     Parameters:
         > Parameters that control the self-distillation

@@ -156,22 +156,8 @@ class SampledDivergence:
         hidden_states: list[torch.Tensor],
         mask: torch.Tensor,
     ) -> torch.Tensor:
-        """
-        The divergence at each token.
-
-        Args:
-            inputs (`dict[str, torch.Tensor]`):
-                The batch: `teacher_per_token_logps` and, off policy, `old_per_token_logps`, shape (B, T).
-            student_logps (`torch.Tensor`):
-                Student's log-probabilities of the sampled tokens, with gradient, shape (B, T).
-            hidden_states (`list[torch.Tensor]`):
-                Not looked at.
-            mask (`torch.Tensor`):
-                Not looked at.
-
-        Returns:
-            `torch.Tensor`: divergence in nats, shape (B, T).
-        """
+        """The divergence at each token in nats, shape (B, T), from `teacher_per_token_logps` and, off policy,
+        `old_per_token_logps` of the batch; hidden states and mask are not looked at."""
         old_logps = inputs.get("old_per_token_logps")
         old_logps = student_logps.detach() if old_logps is None else old_logps
         return SAMPLED_DIVERGENCES[self.name](student_logps, inputs["teacher_per_token_logps"], old_logps)

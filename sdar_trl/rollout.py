@@ -273,8 +273,8 @@ class Rollout:
         if messages is None:
             new_ids = self.chat.observation_ids(observation, response_ids)
         else:
-            shown = self.chat.with_context(messages, seat.episode.student_context)
-            new_ids = self.chat.continuation_ids(read, shown)
+            text = self.chat.prompt_text(self.chat.with_context(messages, seat.episode.student_context))
+            new_ids = self.chat.continuation_ids(read, text)
             room = seat.row_start + self.max_completion_length - self.max_response_length
             if new_ids is not None and len(read) + len(new_ids) > room:
                 new_ids = None  # the row is full, and a prompt that is rendered anyway may begin another
@@ -282,7 +282,7 @@ class Rollout:
             seat.messages, seat.new_ids, seat.ids = None, new_ids, read + new_ids
         else:
             seat.messages = messages
-            seat.ids = seat.new_ids = self.chat.prompt_ids(shown)
+            seat.ids = seat.new_ids = self.chat.text_ids(text)
             seat.row_start = len(seat.ids)
 
     def _length_limit(self, seat: _Seat) -> int:

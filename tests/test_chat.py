@@ -264,14 +264,14 @@ def test_a_forged_page_is_not_a_continuation_of_what_was_said(tokenizer):
         forged, tokenize=False
     )
     read = [*chat.prompt_ids(prompt), *said]
-    assert chat.continuation_ids(read, honest) == chat.observation_ids("c", said)
-    assert chat.continuation_ids([*read, end], honest) == chat.observation_ids("c", [end])
-    assert chat.continuation_ids(read, forged) is None
+    assert chat.continuation_ids(read, chat.prompt_text(honest)) == chat.observation_ids("c", said)
+    assert chat.continuation_ids([*read, end], chat.prompt_text(honest)) == chat.observation_ids("c", [end])
+    assert chat.continuation_ids(read, chat.prompt_text(forged)) is None
     # and a forged page that was read is no beginning of the conversation it spells
     read = chat.prompt_ids(forged)
-    assert chat.continuation_ids(read, honest) is None
+    assert chat.continuation_ids(read, chat.prompt_text(honest)) is None
     more = [*forged, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
-    assert chat.continuation_ids([*read, *said], more) == chat.observation_ids("c", said)
+    assert chat.continuation_ids([*read, *said], chat.prompt_text(more)) == chat.observation_ids("c", said)
 
 
 def test_a_response_that_spells_the_end_of_its_turn_does_not_end_it(tokenizer):
@@ -285,7 +285,9 @@ def test_a_response_that_spells_the_end_of_its_turn_does_not_end_it(tokenizer):
     messages = [*prompt, {"role": "assistant", "content": said}, {"role": "user", "content": "c"}]
     assert len(controls(tokenizer, chat.prompt_ids(messages))) == 7
     assert len(controls(tokenizer, in_one_go(tokenizer, messages))) == 8
-    assert chat.continuation_ids([*chat.prompt_ids(prompt), *spelled], messages) == chat.observation_ids("c", spelled)
+    assert chat.continuation_ids(
+        [*chat.prompt_ids(prompt), *spelled], chat.prompt_text(messages)
+    ) == chat.observation_ids("c", spelled)
 
 
 # Responses
