@@ -140,3 +140,29 @@ def test_a_window_in_the_default_wording_begins_another_row_where_one_is_full(pl
         found = episode_rows(episode, 0)
         assert all(len(row.completion_ids) <= budget for row in found)
         assert rows is None or [len(row.turns) for row in found] == rows
+
+
+def test_a_template_that_drops_earlier_thoughts_begins_a_new_row_in_each_turn(play, tokenizer, tasks):
+    """As Qwen3's does: with a window the template decides what is left of a response, and no option is needed."""
+    forgetful = type(tokenizer).from_pretrained(tokenizer.name_or_path)
+    forgetful.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+
+    def run(said, **options):
+        backend = Talker(tokenizer, (said,))
+        limits = {"max_turns": 9, "max_response_length": 30, "max_completion_length": 500, **options}
+        [episode] = Rollout(CountingEnv, Chat(forgetful), backend, **limits).play([{**tasks[0], "length": 3}])
+        return episode, [tokenizer.decode(ids[0]) for ids in backend.read]
+
+    thoughtful = "<think>why e</think>yes e<|im_end|>"
+    episode, read = run(thoughtful, history="window", history_window=9)
+    assert [len(row.turns) for row in episode_rows(episode, 0)] == [1, 1, 1]
+    assert read[2].count("assistant\nyes e<|im_end|>") == 2 and "why" not in read[2]
+    assert all("why" in turn.response for turn in episode.turns)  # what was said is trained on, thoughts and all
+    episode, _ = run("yes e<|im_end|>", history="window", history_window=9)
+    assert [len(row.turns) for row in episode_rows(episode, 0)] == [3]
+    episode, read = run(thoughtful)  # growing: nothing is rendered again, so thoughts stay
+    assert [len(row.turns) for row in episode_rows(episode, 0)] == [3] and read[2].count("why") == 2
