@@ -17,15 +17,15 @@ from torch.nn.parallel import DistributedDataParallel
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from .checkpointing import ResumableGRPOTrainer
 from .envs.border import Border
 from .episodes import Episode, Turn, as_messages
 from .losses import aggregate_loss, importance_sampling_ratio
 from .metrics import Metrics, count_rows, merged_micro_batches
-from .rows import Row, micro_batches, padded_count, rows_batch, was_cut
+from .rows import Row, joined, micro_batches, padded_count, rows_batch, sampled_tokens, split_by_length, was_cut
+from .scoring import Scored, ScoringGRPOTrainer
 
 
-class RowsGRPOTrainer(ResumableGRPOTrainer):
+class RowsGRPOTrainer(ScoringGRPOTrainer):
     """[`~trl.GRPOTrainer`] whose batches may have any number of rows, another on each process."""
 
     episodes: list[Episode]
@@ -130,29 +130,56 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
         if self.args.mask_truncated_completions:
             for position in (index for index, of_cut in enumerate(cut) if of_cut):
                 batch["completion_mask"][position] = batch["tool_mask"][position] = 0
-        mask = batch["completion_mask"] * batch["tool_mask"]
+        mask = sampled_tokens(batch)
         batch["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
         return mask
 
-    def _score(self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, length: int) -> torch.Tensor:
-        """Log-probs of the last `length` tokens of each row, without gradient and without dropout, shape (B,
-        length)."""
+    def _score(
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, sampled: torch.Tensor
+    ) -> Scored:
+        """What a model says of the tokens that were sampled, 1 in the mask of shape (B, T), at the end of rows, without
+        gradient and without dropout."""
         training = self.model.training
         self.model.eval()
         checkpointing: Any = self.args.gradient_checkpointing_kwargs
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, checkpointing):
-            logps, _, _ = self._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, length, batch_size=self.args.per_device_train_batch_size
+        with (
+            torch.no_grad(),
+            disable_gradient_checkpointing(self.model, checkpointing),
+            self._scoring(sampled) as scored,
+        ):
+            self._get_per_token_logps_and_entropies(
+                *(model, input_ids, attention_mask, sampled.size(1)), batch_size=self.args.per_device_train_batch_size
             )
         self.model.train(training)
-        return logps
+        return scored[0]
 
     def _student_logps(self, batch: dict[str, Any], model: Any = None) -> torch.Tensor:
         """Log-probs of a batch's completions as they were read, under the policy or another model, shape (B, T)."""
         input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-        length = batch["completion_ids"].size(1)
-        return self._score(self.model if model is None else model, input_ids, attention_mask, length)
+        return self._score(
+            self.model if model is None else model, input_ids, attention_mask, sampled_tokens(batch)
+        ).logps
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """TRL's; the rows of an optimizer's step are dealt out to its micro-batches anew, those of like length
+        together, where the sum of the losses is the same."""
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        count: Any = self.args.gradient_accumulation_steps
+        # these are means, or quantiles, of a micro-batch
+        depends = (
+            self.loss_type == "bnpo"
+            or self._entropy_bonus_enabled
+            or self.top_entropy_quantile < 1
+            or self.aux_loss_enabled
+        )
+        if not self.model.training or self._buffered_inputs is before or depends or not self.args.lean_forward:
+            return inputs
+        batches = self._buffered_inputs
+        steps = [batches[start : start + count] for start in range(0, len(batches), count)]
+        self._buffered_inputs = [part for step in steps for part in split_by_length(joined(step), len(step))]
+        return self._buffered_inputs[self._step % len(batches)]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -162,7 +189,7 @@ class RowsGRPOTrainer(ResumableGRPOTrainer):
         if "row_weight" not in inputs:  # one row an episode
             return loss_of(model, inputs, return_outputs, num_items_in_batch)
         parts = micro_batches(inputs, self._micro_batch_size, self.loss_type)
-        tokens = torch.stack([(part["completion_mask"] * part["tool_mask"]).sum() for part in parts])
+        tokens = torch.stack([sampled_tokens(part).sum() for part in parts])
         weights = self.accelerator.reduce(tokens, reduction="sum").tolist()
         with merged_micro_batches(self._mode_metrics, weights):
             if not self.model.training:

@@ -121,6 +121,10 @@ class SDARConfig(GRPOConfig):
         reuse_cache (`bool`, *optional*, defaults to `True`):
             Keep the keys and values of a rollout from turn to turn, so that only new tokens are computed. Concerns
             generation with Transformers' `generate`; models for which it cannot be done prefill the history again.
+        lean_forward (`bool`, *optional*, defaults to `True`):
+            Leave out of every forward what nobody looks at: padding, the output layer where no token was sampled, and,
+            without gradient, prompts that another row has too. Losses and gradients are TRL's but for rounding; if
+            `False`, to the bit.
         max_cache_tokens (`int`, *optional*):
             Most tokens of the episodes that one process plays at once with Transformers' `generate`, each counted as
             its prompt and `max_completion_length`. A batch that needs more is played in waves, of one episode at
@@ -310,6 +314,13 @@ class SDARConfig(GRPOConfig):
         metadata={
             "help": "Keep the keys and values of a rollout from turn to turn, so that only new tokens are computed. "
             "Concerns generation with Transformers' `generate`."
+        },
+    )
+    lean_forward: bool = field(
+        default=True,
+        metadata={
+            "help": "Leave out of every forward what nobody looks at: padding, the output layer where no token was "
+            "sampled, and, without gradient, prompts that another row has too. If False, TRL's arithmetic to the bit."
         },
     )
     max_cache_tokens: int | None = field(

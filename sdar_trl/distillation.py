@@ -1,7 +1,6 @@
 """The distillation: what the teacher's log-probs do to a batch's loss, or to its advantages."""
 
 import math
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from .losses import (
     rlsd_advantages,
     teacher_student_gap,
 )
+from .rows import sampled_tokens
 from .vocabulary import VocabularyDivergence
 
 
@@ -58,7 +58,6 @@ class Distillation:
             args.temperature,
             # weights may change between the teacher pass and the loss
             keep_head=steps * args.num_iterations > args.gradient_accumulation_steps,
-            compiled=args.torch_compile,
         )
 
     def scheduled(self, name: str, step: int, max_steps: int) -> float:
@@ -66,16 +65,12 @@ class Distillation:
         progress = min(1.0, step / max(self.args.schedule_steps or max_steps, 1))
         return getattr(self.args, name) * SCHEDULES[getattr(self.args, f"{name}_schedule")](progress)
 
-    def hidden_states(self) -> AbstractContextManager[list[torch.Tensor]]:
-        """Collects hidden states of the forwards inside, if the divergence needs them."""
-        return self.divergence.hidden_states()
-
     def loss(
         self,
         inputs: dict[str, torch.Tensor],
         student_logps: torch.Tensor,
         entropies: torch.Tensor,
-        hidden_states: list[torch.Tensor],
+        hidden_states: torch.Tensor | None,
         gate_beta: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
@@ -88,8 +83,9 @@ class Distillation:
                 Student's log-probabilities of the sampled tokens, with gradient, shape (B, T).
             entropies (`torch.Tensor`):
                 Student's entropies, nats, without gradient, shape (B, T).
-            hidden_states (`list[torch.Tensor]`):
-                What `hidden_states` collected of the student's forward.
+            hidden_states (`torch.Tensor`, *optional*):
+                Student's hidden states from which the sampled tokens are predicted, shape (N, H), if the divergence
+                needs them.
             gate_beta (`float`):
                 Sharpness of the gate.
 
@@ -100,7 +96,7 @@ class Distillation:
         if self.args.normalize_entropy:
             entropies = entropies / math.log(self.vocabulary_size)
         gate = self.gate(gap, entropies, gate_beta).detach()
-        per_token = self.divergence.per_token(inputs, student_logps, hidden_states, taught_tokens(inputs))
+        per_token = self.divergence.per_token(inputs, student_logps, hidden_states, sampled_tokens(inputs))
         return gate * per_token, gap, gate
 
     def advantages(self, inputs: dict[str, torch.Tensor], old_logps: torch.Tensor, coef: float) -> torch.Tensor:
@@ -110,6 +106,5 @@ class Distillation:
 
 
 def taught_tokens(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """1 for the tokens that the policy sampled in rows that have a teacher, shape (B, T)."""
-    mask = inputs["completion_mask"] * inputs["teacher_mask"]
-    return mask * inputs["tool_mask"] if "tool_mask" in inputs else mask
+    """1 for those in rows that have a teacher, shape (B, T)."""
+    return sampled_tokens(inputs) * inputs["teacher_mask"]

@@ -203,6 +203,32 @@ def _base_model(model: Any) -> Any:
     return model.get_base_model() if is_peft_model(model) else model
 
 
+def cache_obstacle(model: Any) -> str | None:
+    """
+    Why a model's cache cannot be shared by rows, or moved.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The policy.
+
+    Returns:
+        `str` or `None`: the reason, `None` if nothing is in the way.
+    """
+    base = _base_model(model)
+    if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
+        return "the adapter puts a learned prompt into the cache"
+    if not base._supports_default_dynamic_cache() or base.config.is_encoder_decoder:
+        return "the model has a cache of its own kind"
+    # Sliding windows forget columns that a move would need; the state of a linear attention has none.
+    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=base.config).layers):
+        return "the model has layers that do not attend to the whole history (sliding window, linear attention)"
+    rope = getattr(base.config.get_text_config(), "rope_parameters", None) or {}
+    kinds = {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}
+    if kinds & {"dynamic", "longrope"}:
+        return "the rotation of keys changes with the length of the history"
+    return None
+
+
 def reuse_obstacle(model: Any, generation_config: GenerationConfig) -> str | None:
     """
     Why the cache cannot be kept between turns.
@@ -216,22 +242,14 @@ def reuse_obstacle(model: Any, generation_config: GenerationConfig) -> str | Non
     Returns:
         `str` or `None`: the reason, `None` if nothing is in the way.
     """
+    obstacle = cache_obstacle(model)
+    if obstacle is not None:
+        return obstacle
     base = _base_model(model)
-    if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
-        return "the adapter puts a learned prompt into the cache"
-    if not base._supports_default_dynamic_cache() or base.config.is_encoder_decoder:
-        return "the model has a cache of its own kind"
-    # Sliding windows forget columns that a move would need; the state of a linear attention has none.
-    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=base.config).layers):
-        return "the model has layers that do not attend to the whole history (sliding window, linear attention)"
     # `generate` takes what is not given from the model's own configuration
     implementation = generation_config.cache_implementation or base.generation_config.cache_implementation
     if implementation is not None:
         return f"`cache_implementation` is {implementation!r}"
-    rope = getattr(base.config.get_text_config(), "rope_parameters", None) or {}
-    kinds = {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}
-    if kinds & {"dynamic", "longrope"}:
-        return "the rotation of keys changes with the length of the history"
     if generation_config.use_cache is False or (generation_config.num_beams or 1) > 1:
         return "generation without cache or with beams is asked for"
     return None

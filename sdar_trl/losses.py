@@ -8,7 +8,6 @@ also give those of the baselines. What the gradients are in expectation is deriv
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -138,14 +137,12 @@ class SampledDivergence:
             One of `SAMPLED_DIVERGENCES`.
     """
 
+    needs_hidden_states = False
+
     def __init__(self, name: str):
         self.name = name
 
-    def hidden_states(self) -> AbstractContextManager[list[torch.Tensor]]:
-        """Collects nothing."""
-        return nullcontext([])
-
-    def teacher_tensors(self, hidden_states: list[torch.Tensor], length: int) -> dict[str, torch.Tensor]:
+    def teacher_tensors(self, hidden: torch.Tensor | None, sampled: torch.Tensor) -> dict[str, torch.Tensor]:
         """Nothing more of the teacher than its log-probs."""
         return {}
 
@@ -153,11 +150,11 @@ class SampledDivergence:
         self,
         inputs: dict[str, torch.Tensor],
         student_logps: torch.Tensor,
-        hidden_states: list[torch.Tensor],
-        mask: torch.Tensor,
+        hidden: torch.Tensor | None,
+        sampled: torch.Tensor,
     ) -> torch.Tensor:
         """The divergence at each token in nats, shape (B, T), from `teacher_per_token_logps` and, off policy,
-        `old_per_token_logps` of the batch; hidden states and mask are not looked at."""
+        `old_per_token_logps` of the batch; the rest is not looked at."""
         old_logps = inputs.get("old_per_token_logps")
         old_logps = student_logps.detach() if old_logps is None else old_logps
         return SAMPLED_DIVERGENCES[self.name](student_logps, inputs["teacher_per_token_logps"], old_logps)

@@ -185,6 +185,43 @@ def rows_batch(
     }
 
 
+def sampled_tokens(inputs: Mapping[str, Any]) -> torch.Tensor:
+    """1 for the tokens that the policy sampled, shape (B, T)."""
+    mask = inputs["completion_mask"]
+    return mask * inputs["tool_mask"] if "tool_mask" in inputs else mask
+
+
+def split_by_length(batch: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """
+    A batch in equal parts, of rows of like length: the short ones first.
+
+    Args:
+        batch (`dict[str, Any]`):
+            Some of its values are tensors that begin with the B rows; each part has all of the others.
+        count (`int`):
+            How many parts; it divides B.
+
+    Returns:
+        `list[dict[str, Any]]`: the parts.
+    """
+    order = (batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)).argsort(stable=True)
+
+    def of_rows(value: Any, rows: torch.Tensor) -> Any:
+        return value[rows] if isinstance(value, torch.Tensor) and value.ndim > 0 else value
+
+    return [{name: of_rows(value, rows) for name, value in batch.items()} for rows in order.chunk(count)]
+
+
+def joined(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Batches of like widths as one; values that are not of rows are the first one's."""
+    return {
+        name: torch.cat([batch[name] for batch in batches])
+        if isinstance(value, torch.Tensor) and value.ndim > 0
+        else value
+        for name, value in batches[0].items()
+    }
+
+
 def micro_batches(batch: Mapping[str, Any], batch_size: int, loss_type: str) -> list[dict[str, Any]]:
     """
     A batch of rows in equal parts. TRL's loss of each, by its `loss_weight` and with as many times the accumulation
@@ -203,23 +240,17 @@ def micro_batches(batch: Mapping[str, Any], batch_size: int, loss_type: str) -> 
     Returns:
         `list[dict[str, Any]]`: the parts.
     """
-    rows = batch["completion_ids"].size(0)
-    count = -(-rows // batch_size)
-    size = -(-rows // count)
-    tokens = (batch["completion_mask"] * batch["tool_mask"]).sum().clamp(min=1)
-    parts = []
-    for start in range(0, rows, size):
-        part = {
-            name: value[start : start + size] if isinstance(value, torch.Tensor) and value.ndim > 0 else value
-            for name, value in batch.items()
-        }
+    count = -(-len(batch["completion_ids"]) // batch_size)
+    tokens = sampled_tokens(batch).sum().clamp(min=1)
+    parts = split_by_length(batch, count)
+    for part in parts:
         part["num_items_in_batch"] = batch["num_items_in_batch"] / count
         weight = torch.ones_like(batch["row_weight"])
         if loss_type in ("grpo", "sapo", "dr_grpo", "luspo"):
             weight = batch["row_weight"]
         elif loss_type == "bnpo":
-            weight = count * (part["completion_mask"] * part["tool_mask"]).sum() / tokens
-        parts.append({**part, "loss_weight": weight})
+            weight = count * sampled_tokens(part).sum() / tokens
+        part["loss_weight"] = weight
     return parts
 
 

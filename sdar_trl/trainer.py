@@ -14,7 +14,8 @@ an episode where its history grows, one turn where each prompt is rendered anew.
    With `signal="advantage"` (RLSD) the teacher has moved the advantages in 1, and nothing is added here.
 
 From batching.py: `_batch_of_rows`, `_loop_episodes`, `_calculate_rewards`, `compute_loss` (which splits what is more
-than fits at once into micro-batches), `_score`, `_student_logps`, `_aggregate`; from checkpointing.py: exact resume.
+than fits at once into micro-batches), `_score`, `_student_logps`, `_aggregate`; from scoring.py: all forwards; from
+checkpointing.py: exact resume.
 What is relied on beyond TRL's public interface is listed in tests/trl_hooks.py.
 """
 
@@ -33,9 +34,8 @@ from transformers import (
     ProcessorMixin,
     TrainerCallback,
 )
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
-from trl.trainer.utils import get_config_model_id
+from trl.trainer.utils import get_config_model_id, pad
 
 from . import checks
 from .batching import RowsGRPOTrainer
@@ -49,7 +49,7 @@ from .losses import Gate
 from .metrics import add_episodes, add_token_means, add_values
 from .policies import policy_path
 from .rollout import Rollout, environment_kinds, return_reward
-from .rows import Row, episode_rows, record_tokens, row_turns
+from .rows import Row, episode_rows, record_tokens, row_turns, sampled_tokens
 from .skills import SkillLibrary
 from .teacher import Teacher
 
@@ -201,7 +201,6 @@ class SDARTrainer(RowsGRPOTrainer):
             self.mask_truncated_completions = False
         self.episodes = []
         self._inputs: list[dict[str, Any]] = []  # the rows of the dataset, one an episode
-        self._forwards: list[tuple] | None = None  # what the forwards inside `_compute_loss` return
         chat = Chat(self._tokenizer, self.chat_template_kwargs, args.context_role)  # type: ignore[arg-type]
         context_length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if plays_text:
@@ -241,8 +240,9 @@ class SDARTrainer(RowsGRPOTrainer):
             args,
             gate,
             self.model.get_base_model() if is_peft_model(self.model) else self.model,
-            sharded=is_deepspeed_zero3_enabled() or self.is_fsdp_enabled,
+            sharded=self._is_sharded,
         )
+        self.needs_hidden_states = self.distillation.divergence.needs_hidden_states
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.policy_coef == 0 and self.args.sdar_coef == 0:
@@ -266,7 +266,8 @@ class SDARTrainer(RowsGRPOTrainer):
             texts = context_texts(self.student_context, episodes, self._border)
             for row, text in zip(rows_of_trl, texts, strict=True):
                 row["prompt"] = self.teacher.in_prompt(checks.prompt_of(row), text)
-        output = super()._generate_and_score_completions(rows_of_trl)
+        with self._scoring(None):  # of which tokens, `_play_episodes` says
+            output = super()._generate_and_score_completions(rows_of_trl)
         if not self._plays_text:
             self.episodes = self._loop_episodes(rows_of_trl, texts, output)
         rows = [row for episode in self.episodes for row in episode_rows(episode, self._tokenizer.pad_token_id)]
@@ -300,6 +301,9 @@ class SDARTrainer(RowsGRPOTrainer):
             self._first_rollout = False
         add_episodes(self._mode_metrics, self.episodes)
         rows = [episode_rows(episode, self._tokenizer.pad_token_id)[-1] for episode in self.episodes]
+        masks = [torch.tensor(row.mask) for row in rows]
+        multiple = self.pad_to_multiple_of
+        self._sampled = pad(masks, padding_value=0, pad_to_multiple_of=multiple).to(self.accelerator.device)
         return {
             "prompt_ids": [row.prompt_ids for row in rows],
             "completion_ids": [row.completion_ids for row in rows],
@@ -314,19 +318,17 @@ class SDARTrainer(RowsGRPOTrainer):
     def _teacher_pass(self, output: dict[str, Any], rows: list[Row]) -> dict[str, torch.Tensor]:
         """Log-probs of the student's completions with context in the prompt, without gradient, at the weights that
         generated: `teacher_per_token_logps`, shape (B, T), and `teacher_mask`, shape (B, 1), 0 for the rows that have
-        no teacher. For a divergence over the vocabulary also `teacher_hidden`, shape (B, T, H), or `teacher_top_logps`
-        and `teacher_top_ids`, (B, T, K)."""
+        no teacher. For a divergence over the vocabulary also what its `teacher_tensors` gives."""
         input_ids, attention_mask, teacher_mask, metrics = self.teacher.inputs(
             self.episodes, rows, output["completion_ids"], output["completion_mask"]
         )
         add_values(self._mode_metrics, metrics)
-        length = output["completion_ids"].size(1)
-        with self.distillation.hidden_states() as hidden_states:
-            logps = self._score(self.model, input_ids, attention_mask, length)
+        sampled = sampled_tokens(output)
+        scored = self._score(self.model, input_ids, attention_mask, sampled)
         return {
-            "teacher_per_token_logps": logps,
-            "teacher_mask": teacher_mask.to(logps.dtype),
-            **self.distillation.divergence.teacher_tensors(hidden_states, length),
+            "teacher_per_token_logps": scored.logps,
+            "teacher_mask": teacher_mask.to(scored.logps.dtype),
+            **self.distillation.divergence.teacher_tensors(scored.hidden_states, sampled),
         }
 
     def _token_advantages(self, output: dict[str, Any]) -> torch.Tensor:
@@ -341,23 +343,16 @@ class SDARTrainer(RowsGRPOTrainer):
 
     # Loss
 
-    def _get_per_token_logps_and_entropies(self, *args, **kwargs) -> tuple:
-        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        if self._forwards is not None:
-            self._forwards.append(result)
-        return result
-
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        self._forwards = []
-        with self.distillation.hidden_states() as hidden_states:
+        with self._scoring(sampled_tokens(inputs)) as forwards:
             loss = self.args.policy_coef * super()._compute_loss(model, inputs)
-        # the one forward of TRL's loss; its third value is a mixture of experts' own loss
-        [(student_logps, entropies, _)], self._forwards = self._forwards, None
-        found = {"logprobs": student_logps, "entropies": entropies}
+        [student] = forwards  # the one forward of TRL's loss
+        assert student.entropies is not None
+        found = {"logprobs": student.logps, "entropies": student.entropies}
         if "teacher_mask" in inputs and self.args.signal == "loss":
             gate_beta, coef = self._scheduled("gate_beta"), self._scheduled("sdar_coef")
             gated_loss, gap, gate = self.distillation.loss(
-                inputs, student_logps, entropies.detach(), hidden_states, gate_beta
+                inputs, student.logps, student.entropies.detach(), student.hidden_states, gate_beta
             )
             mask = taught_tokens(inputs)
             loss = loss + coef * self._aggregate(gated_loss, mask, inputs)

@@ -1,12 +1,10 @@
 """Divergences over the whole vocabulary, from hidden states: the logits of a batch never exist at once.
 
-Shapes: B rows, T completion tokens, H hidden size, V vocabulary, K likeliest tokens. Log-probabilities and
-divergences are in nats.
+Shapes: B rows, T completion tokens, S most sampled tokens of a row, N those of all rows, H hidden size, V vocabulary,
+K likeliest tokens. Log-probabilities and divergences are in nats.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,21 +75,19 @@ def full_divergence(
         name (`str`):
             One of `FULL_DIVERGENCES`.
         student_hidden (`torch.Tensor`):
-            Student's hidden states from which the completion tokens are predicted, with gradient, shape (B, T, H).
+            Student's hidden states from which the sampled tokens are predicted, with gradient, shape (N, H).
         teacher_hidden (`torch.Tensor`):
-            Teacher's, shape (B, T, H).
+            Teacher's, shape (N, H).
         head ([`Head`]):
             The student's head.
         teacher_weight (`torch.Tensor`):
             Weight of the head when the teacher's hidden states were computed, shape (V, H).
 
     Returns:
-        `torch.Tensor`: divergence per token, shape (B, T).
+        `torch.Tensor`: divergence per token, shape (N,).
     """
     bias = None if head.bias is None else head.bias.detach()
-    chunks = zip(
-        student_hidden.flatten(0, 1).split(TOKEN_CHUNK), teacher_hidden.flatten(0, 1).split(TOKEN_CHUNK), strict=True
-    )
+    chunks = zip(student_hidden.split(TOKEN_CHUNK), teacher_hidden.split(TOKEN_CHUNK), strict=True)
     values = [
         ChunkedDivergenceFunction.apply(
             student,
@@ -109,7 +105,7 @@ def full_divergence(
         )[0]
         for student, teacher in chunks
     ]
-    return torch.cat(values).view(student_hidden.shape[:2])
+    return torch.cat(values)
 
 
 @torch.no_grad()
@@ -119,23 +115,22 @@ def top_k_log_probs(hidden: torch.Tensor, head: Head, k: int) -> tuple[torch.Ten
 
     Args:
         hidden (`torch.Tensor`):
-            Hidden states, shape (B, T, H).
+            Hidden states, shape (N, H).
         head ([`Head`]):
             The model's head.
         k (`int`):
             How many.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: their log-probabilities and ids, both of shape (B, T, K).
+        `tuple[torch.Tensor, torch.Tensor]`: their log-probabilities and ids, both of shape (N, K).
     """
     log_probs, ids = [], []
-    for chunk in hidden.flatten(0, 1).split(TOP_K_CHUNK):
+    for chunk in hidden.split(TOP_K_CHUNK):
         logits = torch.nn.functional.linear(chunk, head.weight.to(chunk.dtype), _like(head.bias, chunk))
         top = head.finish(logits).log_softmax(-1).topk(k)
         log_probs.append(top.values)
         ids.append(top.indices)
-    shape = (*hidden.shape[:2], k)
-    return torch.cat(log_probs).view(shape), torch.cat(ids).view(shape)
+    return torch.cat(log_probs), torch.cat(ids)
 
 
 def log_probs_of(
@@ -147,28 +142,28 @@ def log_probs_of(
 
     Args:
         ids (`torch.Tensor`):
-            The tokens, shape (B, T, K).
+            The tokens, shape (N, K).
         hidden (`torch.Tensor`):
-            Hidden states, shape (B, T, H).
+            Hidden states, shape (N, H).
         head ([`Head`]):
             The model's head.
         sampled_ids (`torch.Tensor`):
-            The sampled tokens, shape (B, T).
+            The sampled tokens, shape (N,).
         sampled_logps (`torch.Tensor`):
-            Their log-probabilities, shape (B, T).
+            Their log-probabilities, shape (N,).
 
     Returns:
-        `torch.Tensor`: log-probabilities, with gradient, shape (B, T, K).
+        `torch.Tensor`: log-probabilities, with gradient, shape (N, K).
     """
-    wanted = torch.cat([ids, sampled_ids.unsqueeze(-1)], dim=-1).flatten(0, 1)
+    wanted = torch.cat([ids, sampled_ids.unsqueeze(-1)], dim=-1)
 
     def logits(hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         values = torch.einsum("nh,nkh->nk", hidden, head.weight[wanted].to(hidden.dtype))
         return head.finish(values if head.bias is None else values + head.bias[wanted].to(hidden.dtype))
 
     # checkpointed: the gathered rows of the head, (chunk, K + 1, H), are not kept for the backward pass
-    chunks = zip(hidden.flatten(0, 1).split(TOP_K_CHUNK), wanted.split(TOP_K_CHUNK), strict=True)
-    z = torch.cat([checkpoint(logits, *chunk, use_reentrant=False) for chunk in chunks]).view(*ids.shape[:2], -1)
+    chunks = zip(hidden.split(TOP_K_CHUNK), wanted.split(TOP_K_CHUNK), strict=True)
+    z = torch.cat([checkpoint(logits, *chunk, use_reentrant=False) for chunk in chunks])
     return z[..., :-1] - z[..., -1:] + sampled_logps.unsqueeze(-1)
 
 
@@ -180,12 +175,12 @@ def top_k_divergence(name: str, student: torch.Tensor, teacher: torch.Tensor) ->
         name (`str`):
             One of `FULL_DIVERGENCES`.
         student (`torch.Tensor`):
-            Student's log-probabilities of the tokens, shape (B, T, K).
+            Student's log-probabilities of the tokens, shape (N, K).
         teacher (`torch.Tensor`):
-            Teacher's, shape (B, T, K).
+            Teacher's, shape (N, K).
 
     Returns:
-        `torch.Tensor`: divergence per token, shape (B, T). Never more than that over the whole vocabulary.
+        `torch.Tensor`: divergence per token, shape (N,). Never more than that over the whole vocabulary.
     """
     log_p, log_q = _with_tail(student), _with_tail(teacher.detach())
     if name == "reverse_kl":
@@ -228,64 +223,52 @@ class VocabularyDivergence:
         keep_head (`bool`):
             Whether the output layer may be trained between the teacher pass and the loss, so that the teacher's must
             be copied.
-        compiled (`bool`, *optional*, defaults to `False`):
-            Whether the model is compiled. Compiled code does not look for hooks, and one model's is used for another,
-            so the forwards whose hidden states are needed run without it.
     """
 
-    def __init__(
-        self, name: str, top_k: int | None, model: Any, temperature: float, keep_head: bool, compiled: bool = False
-    ):
+    needs_hidden_states = True
+
+    def __init__(self, name: str, top_k: int | None, model: Any, temperature: float, keep_head: bool):
         self.name = name
         self.top_k = top_k
         self.model = model
         self.temperature = temperature
         self.keep_head = keep_head
-        self.compiled = compiled
         self.teacher_weight: torch.Tensor | None = None
 
-    @contextmanager
-    def hidden_states(self) -> Iterator[list[torch.Tensor]]:
-        """Collects the last hidden states, shape (rows, tokens, H), of every forward inside."""
-        states: list[torch.Tensor] = []
-        handle = self.model.base_model.register_forward_hook(
-            lambda module, args, output: states.append(output.last_hidden_state)
-        )
-        try:
-            with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
-                yield states
-        finally:
-            handle.remove()
-
-    def teacher_tensors(self, hidden_states: list[torch.Tensor], length: int) -> dict[str, torch.Tensor]:
+    def teacher_tensors(self, hidden: torch.Tensor | None, sampled: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         What the loss needs of the teacher.
 
         Args:
-            hidden_states (`list[torch.Tensor]`):
-                Of the teacher pass.
-            length (`int`):
-                T.
+            hidden (`torch.Tensor`):
+                Hidden states from which the teacher predicts the sampled tokens, row after row, shape (N, H).
+            sampled (`torch.Tensor`):
+                1 for the tokens that were sampled, shape (B, T).
 
         Returns:
-            `dict[str, torch.Tensor]`: `teacher_hidden`, shape (B, T, H), or `teacher_top_logps` and
-            `teacher_top_ids`, shape (B, T, K).
+            `dict[str, torch.Tensor]`: `teacher_hidden`, shape (B, S, H), or `teacher_top_logps` and
+            `teacher_top_ids`, shape (B, S, K).
         """
-        hidden = torch.cat([states[:, -length - 1 : -1] for states in hidden_states])
+        assert hidden is not None
         head = Head.of(self.model, self.temperature)
+        counts = sampled.sum(1).tolist()
+
+        def by_row(values: torch.Tensor) -> torch.Tensor:
+            return torch.nn.utils.rnn.pad_sequence(values.split(counts), batch_first=True)
+
         if self.top_k is not None:
             log_probs, ids = top_k_log_probs(hidden, head, self.top_k)
-            return {"teacher_top_logps": log_probs, "teacher_top_ids": ids}
+            return {"teacher_top_logps": by_row(log_probs), "teacher_top_ids": by_row(ids)}
         if self.keep_head and self.model.training and head.weight.requires_grad:
             self.teacher_weight = head.weight.detach().clone()
-        return {"teacher_hidden": hidden}
+        return {"teacher_hidden": by_row(hidden)}
 
     def per_token(
         self,
         inputs: dict[str, torch.Tensor],
         student_logps: torch.Tensor,
-        hidden_states: list[torch.Tensor],
-        mask: torch.Tensor,
+        hidden: torch.Tensor | None,
+        sampled: torch.Tensor,
     ) -> torch.Tensor:
         """
         The divergence at each token.
@@ -295,25 +278,31 @@ class VocabularyDivergence:
                 The batch, with what `teacher_tensors` gave.
             student_logps (`torch.Tensor`):
                 Student's log-probabilities of the sampled tokens, with gradient, shape (B, T).
-            hidden_states (`list[torch.Tensor]`):
-                Of the student's forward.
-            mask (`torch.Tensor`):
-                1 for the tokens that count, shape (B, T).
+            hidden (`torch.Tensor`):
+                Student's hidden states, as in `teacher_tensors`, shape (N, H).
+            sampled (`torch.Tensor`):
+                1 for the tokens that were sampled, shape (B, T).
 
         Returns:
-            `torch.Tensor`: divergence in nats, shape (B, T).
+            `torch.Tensor`: divergence in nats, shape (B, T); 0 where nothing was sampled.
         """
-        [states] = hidden_states
-        hidden = states[:, -student_logps.size(1) - 1 : -1]
+        assert hidden is not None
+        sampled = sampled.bool()
         head = Head.of(self.model, self.temperature)
+
+        def of_tokens(name: str) -> torch.Tensor:
+            """What `teacher_tensors` put in rows, token after token."""
+            values = inputs[name]
+            return values[torch.arange(values.size(1), device=values.device) < sampled.sum(1, keepdim=True)]
+
         if self.top_k is None:
             weight = head.weight if self.teacher_weight is None else self.teacher_weight
-            return full_divergence(self.name, hidden, inputs["teacher_hidden"], head, weight)
-        teacher = inputs["teacher_top_logps"]
-        student = log_probs_of(inputs["teacher_top_ids"], hidden, head, inputs["completion_ids"], student_logps)
-        # where nothing was sampled there is no log-prob to start from
-        student = torch.where(mask.bool().unsqueeze(-1), student, teacher)
-        return top_k_divergence(self.name, student, teacher)
+            divergence = full_divergence(self.name, hidden, of_tokens("teacher_hidden"), head, weight)
+        else:
+            sampled_ids, logps = inputs["completion_ids"][sampled], student_logps[sampled]
+            student = log_probs_of(of_tokens("teacher_top_ids"), hidden, head, sampled_ids, logps)
+            divergence = top_k_divergence(self.name, student, of_tokens("teacher_top_logps"))
+        return torch.zeros_like(student_logps).masked_scatter(sampled, divergence.to(student_logps.dtype))
 
     def state_dict(self) -> dict[str, torch.Tensor | None]:
         """What a checkpoint in the middle of a generation batch keeps."""
