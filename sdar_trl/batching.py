@@ -137,7 +137,7 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
     def _score(
         self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, sampled: torch.Tensor
     ) -> Scored:
-        """What a model says of the tokens that were sampled, 1 in the mask of shape (B, T), at the end of rows, without
+        """What a model says of the tokens that were sampled, by a mask of the rows' last ones, shape (B, T); without
         gradient and without dropout."""
         training = self.model.training
         self.model.eval()

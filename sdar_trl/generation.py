@@ -104,6 +104,9 @@ class CachedGenerator:
             Sampling parameters, stop tokens, padding token.
         reuse_cache (`bool`, *optional*, defaults to `True`):
             If `False`, every call starts anew. Where [`reuse_obstacle`] finds one, it must be `False`.
+        share_prompts (`bool`, *optional*, defaults to `True`):
+            Read a prompt that several rows have once, before the first call. `False` where weights are gathered in
+            each forward, since another process may have no such rows.
     """
 
     def __init__(
@@ -111,10 +114,12 @@ class CachedGenerator:
         use_model: Callable[[], AbstractContextManager[PreTrainedModel]],
         generation_config: GenerationConfig,
         reuse_cache: bool = True,
+        share_prompts: bool = True,
     ):
         self.use_model = use_model
         self.generation_config = generation_config
         self.reuse_cache = reuse_cache
+        self.share_prompts = share_prompts
         if reuse_cache:
             generation_config.use_cache = True  # else the model's own configuration decides
         self.end()
@@ -133,10 +138,9 @@ class CachedGenerator:
         """One response to each row of ids; no log-probs."""
         config: Any = self.generation_config
         with self.use_model() as model:
-            input_ids, attention_mask = (
-                pad([torch.tensor(row) for row in rows], padding_value=value, padding_side="left").to(model.device)
-                for rows, value in ((ids, config.pad_token_id), ([[1] * len(row) for row in ids], 0))
-            )
+            input_ids, attention_mask = self._padded(ids, model.device)
+            if self.reuse_cache and self.share_prompts and self._cache is None:
+                self._read_prompts_once(model, ids)
             cache = self._continued_cache(model, ids) if self.reuse_cache else None
             self.end()  # should `generate` raise, half a cache must not stay
             output = model.generate(  # type: ignore[operator]
@@ -150,6 +154,32 @@ class CachedGenerator:
             self._starts = [width - len(row) for row in ids]
         return responses, None
 
+    def _read_prompts_once(self, model: PreTrainedModel, ids: list[list[int]]) -> None:
+        """In the first turn, rows of a group have one prompt: its keys and values are computed once, then copied."""
+        prompts = [list(prompt) for prompt in dict.fromkeys(map(tuple, ids))]
+        if 2 * len(prompts) > len(ids):
+            return
+        cache = self._new_cache(model)
+        input_ids, attention_mask = self._padded(prompts, model.device)
+        position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        backbone: Any = _base_model(model).base_model
+        backbone(input_ids, attention_mask, position_ids=position_ids, past_key_values=cache, use_cache=True)
+        self._cache, self._rows = cache, prompts
+        self._starts = [input_ids.size(1) - len(prompt) for prompt in prompts]
+
+    def _padded(self, ids: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids, padded on the left, and their attention mask."""
+        return (
+            pad([torch.tensor(row) for row in ids], self.generation_config.pad_token_id, "left").to(device),
+            pad([torch.ones(len(row), dtype=torch.long) for row in ids], 0, "left").to(device),
+        )
+
+    @staticmethod
+    def _new_cache(model: PreTrainedModel) -> DynamicCache:
+        cache = DynamicCache(config=_base_model(model).config)
+        cache.layers = [GrowingLayer() for _ in cache.layers]
+        return cache
+
     def _continued_cache(self, model: PreTrainedModel, ids: list[list[int]]) -> DynamicCache:
         """The cache for a batch of left-padded rows, filled up to where the first of them has something new."""
         cache = self._cache
@@ -157,9 +187,7 @@ class CachedGenerator:
         matches = [self._match(row) for row in ids] if cache is not None else []
         new = max((len(row) - known for row, (_, known) in zip(ids, matches, strict=False)), default=width)
         if cache is None or new >= width:
-            cache = DynamicCache(config=_base_model(model).config)
-            cache.layers = [GrowingLayer() for _ in cache.layers]
-            return cache
+            return self._new_cache(model)
         # All rows compute their last `new` tokens. For the shorter observations that includes some known ones, in
         # place of padding.
         sources = [source for source, _ in matches]
@@ -359,5 +387,6 @@ def trainer_backend(trainer: "GRPOTrainer", response_length: int, end_of_turn_id
         and not trainer.use_transformers_continuous_batching
         and can_reuse_cache(trainer.model, config)
     ):
-        cached = CachedGenerator(lambda: unwrapped_policy(trainer), config)
+        sharded = is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled
+        cached = CachedGenerator(lambda: unwrapped_policy(trainer), config, share_prompts=not sharded)
     return TrainerBackend(trainer, cached)

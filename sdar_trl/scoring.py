@@ -84,7 +84,9 @@ class Part:
         """Hidden states from which the sampled tokens are predicted, shape (N, H)."""
         if self.shared:
             cache = DynamicCache()
-            forward(input_ids=self.input_ids[:1, : self.shared], past_key_values=cache, **{**kwargs, "use_cache": True})
+            forward(
+                input_ids=self.input_ids[:1, : self.shared], past_key_values=cache, **{**kwargs, "use_cache": True}
+            )
             cache.batch_repeat_interleave(len(self.rows))
             kwargs["past_key_values"] = cache
         states = forward(input_ids=self.input_ids[:, self.shared :], **kwargs).last_hidden_state
@@ -160,14 +162,14 @@ def backbone_in_parts(backbone: Any, parts: list[Part]) -> Iterator[list[torch.T
     forward, own = backbone.forward, "forward" in vars(backbone)
     found: list[torch.Tensor] = []
 
-    def in_parts(input_ids: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
-        if kwargs.get("output_router_logits"):  # the loss of a mixture of experts is one of the whole batch
+    def in_parts(input_ids: Any, attention_mask: Any = None, output_router_logits: bool = False, **kwargs: Any) -> Any:
+        if output_router_logits:  # a mixture of experts' own loss is one of the whole batch
             [part] = parts
-            output = forward(part.input_ids, attention_mask=part.attention_mask, **kwargs)
+            output = forward(part.input_ids, attention_mask, output_router_logits=True, **kwargs)
             found.append(output.last_hidden_state[:, :-1][part.sampled[:, 1:]])
             return type(output)(last_hidden_state=found[-1].unsqueeze(0), router_logits=output.router_logits)
         found.append(torch.cat([part.hidden_states(forward, **kwargs) for part in parts]))
-        return BaseModelOutput(last_hidden_state=found[-1].unsqueeze(0))  # type: ignore[arg-type]
+        return BaseModelOutput(last_hidden_state=found[-1].unsqueeze(0))
 
     backbone.forward = in_parts
     try:
@@ -181,7 +183,9 @@ def backbone_in_parts(backbone: Any, parts: list[Part]) -> Iterator[list[torch.T
 class ScoringGRPOTrainer(ResumableGRPOTrainer):
     """[`~trl.GRPOTrainer`] whose forwards, all of them, leave out what nobody looks at (`lean_forward`)."""
 
-    _sampled: torch.Tensor | None = None  # 1 for the tokens that are scored, shape (B, T); all of a completion if `None`
+    _sampled: torch.Tensor | None = (
+        None  # 1 for the tokens that are scored, shape (B, T); all of a completion if `None`
+    )
     _scored: list[Scored] | None = None
 
     needs_hidden_states = False
@@ -220,7 +224,9 @@ class ScoringGRPOTrainer(ResumableGRPOTrainer):
             if self.args.lean_forward and not learned_prompt and (eager or not self.args.torch_compile):
                 size = min(batch_size or PART_ROWS, PART_ROWS)
                 share = not (torch.is_grad_enabled() or self._is_sharded or compute_aux_loss or cache_obstacle(base))
-                parts = split_rows(input_ids, attention_mask, sampled, len(input_ids) if compute_aux_loss else size, share)
+                parts = split_rows(
+                    input_ids, attention_mask, sampled, len(input_ids) if compute_aux_loss else size, share
+                )
                 scored = self._score_parts(model, base, input_ids, sampled, parts, compute_entropy, compute_aux_loss)
             else:
                 states: list[torch.Tensor] = []
@@ -235,7 +241,7 @@ class ScoringGRPOTrainer(ResumableGRPOTrainer):
                 finally:
                     handle.remove()
                 hidden = torch.cat(states)[:, -logits_to_keep - 1 : -1][sampled] if self.needs_hidden_states else None
-                scored = Scored(*found, hidden)
+                scored = Scored(found[0], found[1], found[2], hidden)
         if self._scored is not None:
             self._scored.append(scored)
         return scored.logps, scored.entropies, scored.aux_loss
@@ -251,9 +257,14 @@ class ScoringGRPOTrainer(ResumableGRPOTrainer):
         compute_aux_loss: bool,
     ) -> Scored:
         labels = torch.cat([part.input_ids[part.sampled] for part in parts])
-        router = {"output_router_logits": True} if compute_aux_loss else {}
         with self.accelerator.autocast(), backbone_in_parts(base.base_model, parts) as states:
-            output = model(input_ids=input_ids, shift_labels=labels.unsqueeze(0), fused_lm_head=True, **router)
+            output = model(
+                input_ids=input_ids,
+                shift_labels=labels.unsqueeze(0),
+                fused_lm_head=True,
+                output_router_logits=compute_aux_loss,
+                attention_mask=parts[0].attention_mask if compute_aux_loss else None,
+            )
         order = torch.cat([part.rows for part in parts])
         in_order, back = sampled[order], order.argsort()
 

@@ -302,7 +302,7 @@ class SDARTrainer(RowsGRPOTrainer):
         add_episodes(self._mode_metrics, self.episodes)
         rows = [episode_rows(episode, self._tokenizer.pad_token_id)[-1] for episode in self.episodes]
         masks = [torch.tensor(row.mask) for row in rows]
-        multiple = self.pad_to_multiple_of
+        multiple: Any = self.pad_to_multiple_of
         self._sampled = pad(masks, padding_value=0, pad_to_multiple_of=multiple).to(self.accelerator.device)
         return {
             "prompt_ids": [row.prompt_ids for row in rows],

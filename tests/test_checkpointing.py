@@ -123,7 +123,7 @@ def test_the_whole_output_layer_trains_next_to_an_adapter(make_trainer, make_con
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
     mask = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
     length = output["completion_ids"].size(1)
-    ours = trainer._score(trainer.model, ids, mask, length)
+    ours = trainer._score(trainer.model, ids, mask, output["completion_mask"]).logps
     with torch.no_grad():
         logits = trainer.model.eval()(input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1]
     expected = logits.log_softmax(-1).gather(-1, output["completion_ids"].unsqueeze(-1)).squeeze(-1)

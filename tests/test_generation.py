@@ -169,6 +169,28 @@ def test_a_row_shorter_than_anothers_observation_is_computed_anew():
         rows = [row + r + text for row, r, text in zip(rows, responses[0], observations, strict=True)]
 
 
+@pytest.mark.parametrize("sampling", [{"do_sample": False}, {"do_sample": True, "temperature": 0.8}])
+def test_a_prompt_that_a_group_shares_is_read_once_and_answered_as_before(sampling):
+    model = build(CONFIGS["Qwen3"])
+    prompts = [[*range(20, 60)], [*range(100, 109)]]
+    rows = [list(prompt) for prompt in prompts for _ in range(4)]
+    read, found = [], []
+    hook = model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append((args or (kwargs["input_ids"],))[0].numel()), with_kwargs=True
+    )
+    for reuse in (True, False):
+        config = GenerationConfig(max_new_tokens=5, eos_token_id=[7], pad_token_id=0, **sampling)
+        generator = CachedGenerator(lambda: nullcontext(model), config, reuse)
+        read.clear()
+        torch.manual_seed(0)
+        first, _ = generator.generate(rows)
+        later, _ = generator.generate([row + r + [50, 51] for row, r in zip(rows, first, strict=True)])
+        found.append((first, later))
+        assert read[:2] == ([2 * 40, 8] if reuse else [8 * 40, 8])
+    hook.remove()
+    assert found[0] == found[1]
+
+
 def test_models_without_a_plain_cache_have_an_obstacle_and_others_none():
     config = GenerationConfig()
     for plain in CONFIGS.values():

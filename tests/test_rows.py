@@ -83,16 +83,16 @@ def test_a_batch_of_rows_keeps_every_token_and_masks_what_fills_it_up():
     assert batch["prompt_mask"].sum(1).min() == 1  # a row without anything to attend to would be NaN
 
 
-def test_micro_batches_hold_every_row_once():
+def test_micro_batches_hold_every_row_once_those_of_like_length_together():
     episodes = [episode(([1], [2] * (n + 1), True)) for n in range(5)]
     rows = [row for one in episodes for row in episode_rows(one, 0)]
     batch = rows_batch(rows, row_turns(rows, episodes), torch.zeros(5), 6, pad_token_id=0)
     batch |= {"num_items_in_batch": torch.tensor(15), "row_weight": torch.tensor(6 / 5)}
     parts = micro_batches(batch, 4, "grpo")
-    assert [part["row_turns"][:, 0].tolist() for part in parts] == [[0, 1, 2], [3, 4, -1]]
+    assert [part["row_turns"][:, 0].tolist() for part in parts] == [[-1, 0, 1], [2, 3, 4]]
     assert sum(part["num_items_in_batch"] for part in parts) == 15
     weights = torch.stack([part["loss_weight"] for part in micro_batches(batch, 4, "bnpo")])
-    torch.testing.assert_close(weights, 2 * torch.tensor([6 / 15, 9 / 15]))
+    torch.testing.assert_close(weights, 2 * torch.tensor([3 / 15, 12 / 15]))
 
 
 def test_what_is_found_at_a_token_goes_to_the_turn_that_sampled_it_and_stays():

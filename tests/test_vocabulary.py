@@ -58,8 +58,8 @@ def head(vocabulary=3, temperature=1.0):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("name", FULL_DIVERGENCES)
 def test_over_the_whole_vocabulary_value_and_gradient_are_exact(name, temperature):
-    hidden = torch.tensor(STUDENT, dtype=torch.float32).view(1, 1, 3).requires_grad_()
-    teacher = torch.tensor(TEACHER, dtype=torch.float32).view(1, 1, 3)
+    hidden = torch.tensor(STUDENT, dtype=torch.float32).view(1, 3).requires_grad_()
+    teacher = torch.tensor(TEACHER, dtype=torch.float32).view(1, 3)
     value = full_divergence(name, hidden, teacher, head(temperature=temperature), torch.eye(3))
     value.sum().backward()
 
@@ -73,7 +73,7 @@ def test_over_the_whole_vocabulary_value_and_gradient_are_exact(name, temperatur
 @pytest.mark.parametrize("name", FULL_DIVERGENCES)
 def test_the_whole_vocabulary_in_several_tiles_equals_one_softmax(name, monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    hidden, teacher = (torch.randn(2, 3, 8, generator=generator) for _ in range(2))
+    hidden, teacher = (torch.randn(6, 8, generator=generator) for _ in range(2))
     monkeypatch.setattr("sdar_trl.vocabulary.TOKEN_CHUNK", 4)
     weight = torch.randn(40_000, 8, generator=generator)  # more than one tile in both directions
     leaves = [hidden.clone().requires_grad_() for _ in range(2)]
@@ -94,7 +94,7 @@ def test_the_top_two_of_three_tokens_and_the_rest_are_the_whole_vocabulary(name)
     z = torch.tensor(STUDENT).log_softmax(-1).requires_grad_()
     teacher = torch.tensor(TEACHER).log_softmax(-1)
     ids = teacher.topk(2).indices
-    value = top_k_divergence(name, z[ids].view(1, 1, 2), teacher[ids].view(1, 1, 2))
+    value = top_k_divergence(name, z[ids].view(1, 2), teacher[ids].view(1, 2))
     np.testing.assert_allclose(value.item(), dense(name, STUDENT, TEACHER), rtol=1e-10)
 
 
@@ -201,23 +201,24 @@ def test_the_head_gives_the_log_probs_that_trl_gives(name):
     add_fused_lm_head(model, temperature=0.7)
     ids = torch.randint(1, 300, (2, 9))
     divergence = VocabularyDivergence("reverse_kl", 5, model, 0.7, keep_head=False)
-    with divergence.hidden_states() as states:
-        logps = model(input_ids=ids, labels=ids, fused_lm_head=True).log_probs
+    logps = model(input_ids=ids, labels=ids, fused_lm_head=True).log_probs.flatten()
+    hidden = model.base_model(input_ids=ids).last_hidden_state[:, :-1].flatten(0, 1)
     model_head = Head.of(model, 0.7)
-    tensors = divergence.teacher_tensors(states, 8)
-    all_logps = model_head.finish(states[0][:, :-1] @ model_head.weight.T).log_softmax(-1)
-    torch.testing.assert_close(all_logps.gather(-1, ids[:, 1:, None]).squeeze(-1), logps, rtol=1e-4, atol=1e-5)
+    tensors = divergence.teacher_tensors(hidden, torch.ones(2, 8, dtype=torch.long))
+    all_logps = model_head.finish(hidden @ model_head.weight.T).log_softmax(-1)
+    sampled_ids = ids[:, 1:].flatten()
+    torch.testing.assert_close(all_logps.gather(-1, sampled_ids[:, None]).squeeze(-1), logps, rtol=1e-4, atol=1e-5)
     top = all_logps.topk(5)
-    assert torch.equal(tensors["teacher_top_ids"], top.indices)
-    torch.testing.assert_close(tensors["teacher_top_logps"], top.values)
-    few = log_probs_of(top.indices, states[0][:, :-1], model_head, ids[:, 1:], logps)
+    assert torch.equal(tensors["teacher_top_ids"].flatten(0, 1), top.indices)
+    torch.testing.assert_close(tensors["teacher_top_logps"].flatten(0, 1), top.values)
+    few = log_probs_of(top.indices, hidden, model_head, sampled_ids, logps)
     torch.testing.assert_close(few, top.values, rtol=1e-4, atol=1e-5)
 
 
 def test_top_k_log_probs_have_the_gradient_of_a_softmax():
     generator = torch.Generator().manual_seed(0)
-    hidden, weight = torch.randn(2, 4, 6, generator=generator), torch.randn(30, 6, generator=generator)
-    sampled = torch.randint(0, 30, (2, 4), generator=generator)
+    hidden, weight = torch.randn(8, 6, generator=generator), torch.randn(30, 6, generator=generator)
+    sampled = torch.randint(0, 30, (8,), generator=generator)
     ids = top_k_log_probs(hidden, Head(weight, None, 0.8, 1.0, None), 3)[1]
     results = []
     for through_softmax in (True, False):
@@ -237,8 +238,8 @@ def test_top_k_log_probs_have_the_gradient_of_a_softmax():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", FULL_DIVERGENCES)
 def test_nothing_is_nan_or_infinite_where_the_two_disagree_wholly(name, dtype):
-    student = torch.tensor([[[1e3, 0.0, -1e3], [0.0, 0.0, 0.0]]], dtype=dtype).requires_grad_()
-    teacher = torch.tensor([[[-1e3, 0.0, 1e3], [0.0, 1e-3, 0.0]]], dtype=dtype)
+    student = torch.tensor([[1e3, 0.0, -1e3], [0.0, 0.0, 0.0]], dtype=dtype).requires_grad_()
+    teacher = torch.tensor([[-1e3, 0.0, 1e3], [0.0, 1e-3, 0.0]], dtype=dtype)
     value = full_divergence(name, student, teacher, head(), torch.eye(3))
     value.sum().backward()
     assert torch.isfinite(value).all() and torch.isfinite(student.grad).all()

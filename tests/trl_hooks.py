@@ -13,7 +13,9 @@ TRL_HOOKS: dict[str, list[str]] = {
         "logits_to_keep",
         "batch_size",
         "compute_entropy",
+        "compute_aux_loss",
     ],
+    "_prepare_inputs": ["generation_batch"],
     "_compute_loss": ["model", "inputs"],
     "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
     "_get_train_sampler": ["dataset"],
@@ -43,6 +45,7 @@ ATTRIBUTES = [
     # what it keeps between steps
     "_step",
     "_buffered_inputs",
+    "_entropy_bonus_enabled",
     "_total_train_tokens",
     "_metrics",
     # what it is made of
@@ -56,6 +59,7 @@ ATTRIBUTES = [
     "_paper",
     "_tag_names",
     # its configuration, as it uses it
+    "aux_loss_enabled",
     "chat_template_kwargs",
     "eos_token_ids",
     "generation_config",
@@ -64,6 +68,7 @@ ATTRIBUTES = [
     "mask_truncated_completions",
     "num_iterations",
     "pad_to_multiple_of",
+    "top_entropy_quantile",
     "use_transformers_continuous_batching",
     "use_vllm",
     "vllm_importance_sampling_clip_max",
