@@ -5,6 +5,10 @@
 PYTHON ?= python3
 BIN = .venv/bin
 export HF_HUB_OFFLINE = 1
+# on a CPU (docs/scaling.md): threads that wait leave their core to others; memory is kept, not given back tensor by tensor
+export OMP_WAIT_POLICY ?= PASSIVE
+export MALLOC_MMAP_THRESHOLD_ ?= 33554432
+export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 
 .PHONY: venv demo test lint tiny build clean
 
