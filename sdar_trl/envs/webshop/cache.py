@@ -122,7 +122,8 @@ def open_cache(place: Path, sources: tuple[Path, ...], build: Callable[[Path], N
                 cache = _read(folder)
                 if cache is None or not _is_of(cache, now):  # no other process has built it meanwhile
                     cache = _build(folder, sources, now, build)
-    checked = Cache(folder, now, {name: _checked(folder / name, old) for name, old in cache.files.items()})
+    with _advice(folder):
+        checked = Cache(folder, now, {name: _checked(folder / name, old) for name, old in cache.files.items()})
     if checked != cache:
         with suppress(OSError), _locked(folder):
             _write(checked)  # the next time, the stamps will do
