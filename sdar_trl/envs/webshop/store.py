@@ -198,16 +198,15 @@ def _build(items: Path, instructions: Path, folder: Path) -> None:
             line = json.dumps([getattr(product, name) for name in STORED_FIELDS], separators=(",", ":"))
             lines.write(line + "\n")
             product_starts.append(product_starts[-1] + len(line) + 1)
-            goal_starts.append(goal_starts[-1] + goal_count(product))
+            goals = goal_count(product)
+            if goal_starts[-1] + goals >= 2**32:
+                raise ValueError(f"{items}: record {product.asin}: its options make {goals} goals: too many.")
+            goal_starts.append(goal_starts[-1] + goals)
             has_goals.append(product.instruction is not None)
             ids.append(product.asin)
             prices.extend((*listed_prices(item.get("pricing")), math.nan)[:2])
             category.append(categories.setdefault(product.category, len(categories)))
             counts.update(attribute_counts([product]))
-            if goal_starts[-1] >= 2**32:
-                raise ValueError(
-                    f"{items}: record {product.asin}: its options make {goal_count(product)} goals: too many."
-                )
             yield product
         if not ids:
             raise ValueError(
