@@ -26,7 +26,7 @@ SYSTEM = (
 ACTIONS = "\nAdmissible actions: "  # begins the last line of what the agent sees
 
 
-def find_shop(data_dir: str | Path | None, human_goals: bool, seed: int, cache_dir: str | Path | None = None) -> Shop:
+def find_shop(data_dir: str | Path | None, human_goals: bool, seed: int, cache_dir: str | Path | None) -> Shop:
     """The shop of a folder of official files, or the embedded one."""
     return embedded_shop() if data_dir is None else load_shop(data_dir, human_goals, seed, cache_dir)
 
@@ -102,8 +102,7 @@ class WebShopEnv:
         Args:
             split (`str`):
                 `"train"`, `"validation"` or `"test"`; they are disjoint and always the same.
-            data_dir (`str` or `Path`, *optional*), human_goals (`bool`, *optional*), seed (`int`, *optional*), \
-            cache_dir (`str` or `Path`, *optional*):
+            data_dir, human_goals, seed, cache_dir (*optional*):
                 The shop, as for the environment.
 
         Returns:
