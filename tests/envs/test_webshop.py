@@ -2,10 +2,12 @@
 
 import json
 import random
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2.utils import htmlsafe_json_dumps
 
 from sdar_trl.envs import WebShopEnv
 from sdar_trl.envs.webshop.catalogue import build_products, listed_prices, parse_options, price_text
@@ -155,6 +157,33 @@ def test_human_goals_are_made_by_the_originals_rules(shop):
     assert score_purchase(shop.products[0], found, {"size": "9"}).total == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize(
+    ("options", "wanted", "chosen", "total"),
+    [
+        ({"Color": "navy blue", "size": 9}, {"Color": "navy blue", "size": "9"}, {"color": "navy blue"}, 3 / 4),
+        (
+            {"Color": "navy blue", "size": 9},
+            {"Color": "navy blue", "size": "9"},
+            {"color": "navy blue", "size": "9"},
+            1,
+        ),
+        (
+            {"color": "red"},
+            {"color": "red"},
+            {"color": "navy blue"},
+            2 / 3,
+        ),  # a word that is a colour is compared as it
+        ({"size": None}, {"size": "None"}, {"size": "8"}, 2 / 3),
+        ({}, {}, {"size": "8"}, 1),
+    ],
+)
+def test_options_of_human_goals_may_have_names(shop, options, wanted, chosen, total):
+    record = {"instruction": "a shoe", "instruction_attributes": ["rubber sole"], "instruction_options": options}
+    [found] = human_goals(shop.products, {"B000000001": [record]}, random.Random(0))
+    assert (found.options, found.unnamed_options) == (wanted, ())
+    assert score_purchase(shop.products[0], found, chosen).total == pytest.approx(total, abs=1e-12)
+
+
 def test_the_dearest_products_get_no_price_limit():
     assert price_limit(985.0, random.Random(0)) == NO_LIMIT == 1_000_000.0
     assert limit_text(NO_LIMIT) == ""
@@ -263,23 +292,116 @@ def test_the_attributes_page_is_reached_where_it_is_shown(shop):
     assert page.click("back to search") == Page(show_attributes=True)
 
 
-def test_an_option_takes_the_place_of_a_button_of_the_same_text():
-    values = {"Kit": [{"value": "Buy Now"}, {"value": "7"}], "Size": [{"value": "7"}]}
-    [product] = build_products([item("B000000001", "Pan", customization_options=values)], {}, random.Random(0))
-    page = Page("item", [product], product=product)
-    assert page.clickables == (*("back to search", "< prev", "description", "features", "reviews", "buy now"), "7")
-    page = page.click("buy now")
-    assert (page.kind, page.options) == ("item", {"kit": "buy now"})
-    assert page.click("7").options == {"kit": "buy now", "size": "7"}  # of two options, the later one
-
-
-def test_white_space_vanishes_only_if_it_holds_a_newline():
-    fields = {"full_description": " \n ", "small_description": [" ", "", " Soft. "]}
+def product_with(**fields):
     [product] = build_products([item("B000000001", "Pan", **fields)], {}, random.Random(0))
-    page = Page("description", [product], product=product)
-    assert page_text(page, "x") == "Instruction: [SEP] x [SEP] Back to Search [SEP] < Prev"
-    features = page_text(page.click("< prev").click("features"), "x")
-    assert features == "Instruction: [SEP] x [SEP] Back to Search [SEP] < Prev [SEP]  [SEP] Soft."
+    return product
+
+
+def item_page(*values, **options):
+    options = {"Kit": values, **options}
+    customization = {name: [{"value": value} for value in values] for name, values in options.items()}
+    product = product_with(customization_options=customization)
+    return Page("item", [product], product=product)
+
+
+BUTTONS = ("back to search", "< prev", "description", "features", "reviews", "buy now")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Back to Search", "search"),
+        ("< Prev", "results"),
+        ("Description", "description"),
+        (" FEATURES ", "features"),
+        ("reviews", "reviews"),
+        ("Attributes", "attributes"),  # not shown, but an option can lead there
+        ("Buy Now", "done"),
+    ],
+)
+def test_an_option_with_the_text_of_a_button_acts_as_that_button(text, kind):
+    page = item_page("7", text).click("7")
+    name = text.strip().lower()
+    assert page.clickables == tuple(dict.fromkeys([*BUTTONS, "7", name]))
+    after = page.click(name)
+    assert after.kind == kind
+    assert after.options == ({} if kind in ("search", "results") else {"kit": "7"})
+    if kind in ("description", "features", "reviews", "attributes"):
+        assert after.click("< prev") == page
+
+
+def test_an_option_next_is_chosen_since_there_is_no_such_button_on_an_items_page():
+    page = item_page("Next >").click("next >")
+    assert (page.kind, page.number, page.options) == ("item", 1, {"kit": "next >"})
+
+
+def test_an_option_search_is_listed_but_cannot_be_clicked(env):
+    env.reset(goal=0)
+    env._page = page = item_page("Search")
+    assert page.clickables == (*BUTTONS, "search")
+    assert not act(env, "click[search]").valid and env.page == page
+
+
+def test_of_two_options_with_the_same_value_the_later_one_is_chosen():
+    assert item_page("7", Size=("7", "8")).click("7").options == {"size": "7"}
+
+
+def test_a_product_with_an_option_buy_now_is_bought_by_it(env):
+    env.reset(goal=0)
+    env._page = item_page("Buy Now")
+    assert act(env, "click[buy now]").terminated
+
+
+@pytest.mark.parametrize("asin", ["BUY NOW", "FEATURES", "< PREV", "NEXT >", "SEARCH", "ATTRIBUTES"])
+def test_a_product_whose_id_is_a_buttons_text_leads_to_no_page_of_another_product(asin):
+    products = build_products([item(asin, "Pan"), item("B000000001", "Pot")], {}, random.Random(0))
+    page = Page("results", products).click(asin.lower())
+    assert page.product in (None, products[0]) and page.kind in ("results", "item")
+
+
+LINE = "Instruction: [SEP] x [SEP] Back to Search [SEP] < Prev"
+
+
+@pytest.mark.parametrize(
+    ("entries", "text"),
+    [
+        ([], ""),
+        ([""], " [SEP] "),
+        (["Soft.", ""], " [SEP] Soft. [SEP] "),
+        (["", " ", " Soft. "], " [SEP]  [SEP]  [SEP] Soft."),
+        (["\n", "Soft.", " \r\n\t"], " [SEP] Soft."),
+        (["\t", "\u00a0", "\u00a0\n"], " [SEP]  [SEP]  [SEP] "),  # a space that does not break is no space of HTML
+    ],
+)
+def test_an_empty_entry_of_a_list_leaves_an_empty_piece_and_only_lines_of_space_vanish(entries, text):
+    [product] = build_products(
+        [item("B000000001", "Pan", small_description=entries)],
+        {"B000000001": {"attributes": entries}},
+        random.Random(0),
+    )
+    page = Page("item", [product], product=product, show_attributes=True)
+    assert page_text(page.click("features"), "x") == LINE + text
+    rest = " [SEP] fashion [SEP] canvas shoe [SEP] Clothing › Shoes › Sneakers"
+    assert page_text(page.click("attributes"), "x") == LINE + text + rest
+
+
+@pytest.mark.parametrize(
+    ("description", "text"),
+    [(None, ""), ("", ""), (" \n ", ""), (" ", " [SEP] "), ("\u00a0\n", " [SEP] "), (" a\n ", " [SEP] a")],
+)
+def test_an_empty_description_leaves_nothing_and_one_of_white_space_an_empty_piece(description, text):
+    product = product_with(full_description=description)
+    assert page_text(Page("description", [product], product=product), "x") == LINE + text
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(st.text(), st.text(), max_size=4))
+def test_the_receipt_shows_the_options_sorted_and_safe_in_html(options):
+    product = product_with()
+    receipt = page_text(Page("done", [product], product=product, options=options), "x")
+    shown = receipt.split(" [SEP] options [SEP] ", 1)[1].rsplit(" [SEP] attrs [SEP] None [SEP] category", 1)[0]
+    assert shown == str(htmlsafe_json_dumps(options, sort_keys=True))  # the original's templates are Jinja's
+    assert json.loads(shown) == options and not set("&<>'") & set(shown)
 
 
 @pytest.mark.parametrize(
@@ -500,6 +622,101 @@ def test_no_sequence_of_responses_raises(texts, rng):
         assert isinstance(step.observation, str)
         if step.terminated:
             break
+
+
+GARBAGE = [
+    *(
+        "",
+        " ",
+        "[",
+        "]",
+        "[]",
+        "search",
+        "search[",
+        "search[]",
+        "click[]",
+        "click[ ]",
+        "] [",
+        "search[[[]",
+        "click[a]b]",
+    ),
+    *("<action>", "</action>", "<think>", "search[<r>]", "search[<a>]", "search[<c> ]", "search[<q>", "search[<r> x]"),
+    *(
+        "\x00",
+        "search[\x00]",
+        "search[\x1b[31m]",
+        "click[\u202e]",
+        "search[\ud800]",
+        "search[\ufeff\u200d]",
+        "click[\x7f]",
+    ),
+    *("search[a\nb]", "search[\r]", "search[\u2028]", "SEARCH[x]", "click[Buy Now]", "click[click[x]]", "think[x]"),
+    *(
+        "search[%s]",
+        "search[{}]",
+        "search[\\]",
+        "search['\"]",
+        "search[" + "x" * 2_000 + "]",
+        "click[" + "€ " * 2_000 + "]",
+    ),
+]
+
+
+def test_a_thousand_episodes_of_legal_illegal_and_garbage_actions_end_without_an_exception():
+    env, rng = WebShopEnv(), random.Random(0)
+    invalid = ended = 0
+    for _ in range(1000):
+        env.reset(goal=rng.randrange(len(env.shop.goals)))
+        for _ in range(15):
+            noise = "".join(
+                chr(rng.choice((rng.randrange(256), rng.randrange(0x110000)))) for _ in range(rng.randrange(8))
+            )
+            words = " ".join(rng.sample(env.goal.instruction.split(), 3))
+            action = rng.choice(
+                [
+                    *[f"click[{rng.choice(env.page.clickables)}]"] * 5,
+                    f"search[{words}]",
+                    f"search[{words} {noise}]",
+                    f"click[{noise}]",
+                    rng.choice(GARBAGE),
+                    noise,
+                ]
+            )
+            before = env.page
+            step = env.step(rng.choice([f"<action>{action}</action>"] * 8 + [action, f"<action>{action}"]))
+            assert isinstance(step.observation, str) and step.observation
+            invalid += not step.valid
+            if not step.valid:
+                assert env.page == before and step.reward == 0 and not step.terminated
+            if step.terminated:
+                ended += 1
+                assert 0 <= step.reward <= 1
+                break
+    assert invalid > 5000 and ended > 50
+
+
+@pytest.mark.parametrize(
+    "action",
+    ["[" * 50_000, "search[" * 10_000, "]" * 50_000, "[]" * 25_000, "a[" + "]\n[" * 20_000]
+    + [
+        f"search[{text}]"
+        for text in ("_" * 50_000, "é " + "_" * 50_000, "y" * 50_000 + "bly", "yay" * 20_000 + "logy")
+    ]
+    + [f"search[{text}]" for text in ("a " * 50_000, "a.1," * 20_000, "é'" * 30_000, "中" * 50_000, "\u200d" * 50_000)]
+    + ["<action>" * 10_000, "</action>" * 10_000, "click[" + "x" * 1_000_000 + "]"],
+)
+def test_a_very_long_action_is_answered_at_once(env, action):
+    env.reset(goal=0)
+    start = time.perf_counter()
+    env.step(f"<action>{action}</action>")
+    assert time.perf_counter() - start < 5  # where time grows with the square of the length, it takes minutes
+
+
+@pytest.mark.parametrize("goal", [-1, -3054, 3054, 10**12])
+def test_a_goal_that_the_shop_does_not_have_is_told_with_their_number(goal):
+    env = WebShopEnv()
+    with pytest.raises(ValueError, match=f"`goal` must be at least 0 and below 3054, the number of goals; got {goal}"):
+        env.reset(goal=goal)
 
 
 def test_a_thousand_instances_cost_next_to_nothing():

@@ -1,17 +1,15 @@
-"""WebShop on official files: loading, errors, goals and splits, the cache that processes share."""
+"""WebShop on official files: loading, errors, goals and splits."""
 
 import json
-import os
 import random
-import subprocess
-import sys
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdar_trl.envs import WebShopEnv, check_env
-from sdar_trl.envs.webshop.files import CHUNK, read_items
+from sdar_trl.envs.webshop.files import CHUNK, read_items, read_records
 from sdar_trl.envs.webshop.samples import write_files
 from sdar_trl.envs.webshop.store import load_shop
 
@@ -187,6 +185,15 @@ def test_a_malformed_record_is_an_error_with_file_id_and_field(tmp_path, field, 
         ),
         ({"human": {"B01": [{"instruction": "x"}]}}, "items_human_ins.json: B01, field `instruction_attributes`"),
         ({"human": {"B01": {}}}, "items_human_ins.json: B01: expected a list of objects"),
+        ({"human": {"B01": ["x"]}}, "items_human_ins.json: B01: expected a list of objects, got 'x'"),
+        (
+            {"human": {"B01": [{"instruction_attributes": ["x"]}]}},
+            "B01, field `instruction`: expected a string, got None",
+        ),
+        (
+            {"human": {"B01": [{"instruction": "x", "instruction_attributes": ["x"], "instruction_options": "red"}]}},
+            "field `instruction_options`: expected a list of strings, or an object, got 'red'",
+        ),
     ],
 )
 def test_malformed_files_are_told(tmp_path, files, message):
@@ -195,12 +202,127 @@ def test_malformed_files_are_told(tmp_path, files, message):
         load_shop(tmp_path, human_goals=True)
 
 
-def test_a_file_that_breaks_off_is_told(tmp_path):
-    path = write(tmp_path) / "items_shuffle_1000.json"
-    path.write_text(path.read_text()[:-30])
-    with pytest.raises(ValueError, match='items_shuffle_1000.json: not valid JSON .* at \'{"asin": "B05"'):
+A, B = (json.dumps(item(asin)) for asin in ("B01", "B02"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a JSON list of products, got the end of the file"),
+        ("<!DOCTYPE html><title>Quota exceeded</title>", "expected a JSON list of products, got '<!DOCTYPE"),
+        (f"\ufeff[{A}]", "expected a JSON list of products"),
+        (f"{A}\n{B}\n", "expected a JSON list of products, got '{"),
+        (f"[{A}][{B}]", "expected nothing after the list .are these several files in one.., got '\\[{"),
+        (f"[{A}]\n\n[{B}]\n", "expected nothing after the list"),
+        (f"[{A}, {B}]]", "expected nothing after the list .*, got ']'"),
+        (f"[{A}] {' ' * CHUNK} x", "expected nothing after the list .*, got 'x'"),
+        (f"[{A} {B}]", "expected a comma or the end of the list, got '{"),
+        (f"[{A}}}, {B}]", "expected a comma or the end of the list, got '}"),
+        (f"[{A},, {B}]", "not valid JSON .*at ', {"),
+        (f"[{A}, {B},]", "not valid JSON .*at ']'"),
+        (f"[, {A}]", "not valid JSON .*at ', {"),
+        (f"[{A}, {B}", "expected a comma or the end of the list, got the end of the file"),
+        (f"[{A}, ", "not valid JSON .*at the end of the file"),
+        ("[" * 100_000, "not valid JSON .*recursion"),
+    ],
+)
+def test_what_is_no_whole_list_is_told_and_no_product_is_lost_without_a_word(tmp_path, text, message):
+    (write(tmp_path) / "items_shuffle_1000.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"items_shuffle_1000.json: {message}.*setup.sh"):
         load_shop(tmp_path)
-    assert not list((tmp_path / ".webshop_cache").glob("*/sources.json"))
+    assert not list((tmp_path / ".webshop_cache").glob("*/"))
+
+
+def test_a_list_that_is_empty_or_spaced_out_is_read(tmp_path):
+    path = tmp_path / "items.json"
+    for text, count in (
+        ("[]", 0),
+        (" [ ] ", 0),
+        (f"\n[\n{A}\n,\n{B}\n]\n", 2),
+        (f"[{A},{' ' * CHUNK}{B}]{' ' * CHUNK}", 2),
+    ):
+        path.write_text(text)
+        assert len(list(read_items(path))) == count
+
+
+@pytest.mark.parametrize("read", [lambda path: list(read_items(path)), read_records])
+def test_a_file_that_breaks_off_anywhere_is_told(tmp_path, read):
+    whole = write(tmp_path, items=ITEMS[:1]) / "items_shuffle_1000.json"
+    if read is read_records:
+        whole = tmp_path / "items_ins_v2_1000.json"
+    assert read(whole)
+    content, cut = whole.read_bytes(), tmp_path / "cut.json"
+    for length in range(len(content)):
+        cut.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"cut.json: .*(not valid JSON|expected .*got).*setup.sh"):
+            read(cut)
+
+
+@pytest.mark.parametrize("name", ["items_shuffle_1000", "items_ins_v2_1000", "items_human_ins"])
+@pytest.mark.parametrize("byte", [b"\xff", b"\xe9", b"\x80", b"\xed\xa0\x80"])
+def test_a_byte_that_is_not_utf_8_is_told_with_the_file_and_what_is_before_it(tmp_path, name, byte):
+    path = write(tmp_path) / f"{name}.json"
+    path.write_bytes(path.read_bytes().replace(b"B01", b"B01" + byte, 1))
+    with pytest.raises(ValueError, match=rf"{name}.json: byte {byte[0]:#04x} after '.*B01' is not UTF-8.*setup.sh"):
+        load_shop(tmp_path, human_goals=True)
+
+
+@pytest.mark.parametrize("items", [[], [item("nan")], [item("B0123456789"), item("nan")]])
+def test_files_without_products_are_told(tmp_path, items):
+    with pytest.raises(ValueError, match="items_shuffle_1000.json: no products: "):
+        load_shop(write(tmp_path, items=items))
+
+
+def test_records_that_the_original_never_reads_may_be_anything(tmp_path):
+    odd = [item("B01", name=5), {"asin": "B01"}, {"asin": "nan"}, item("B0123456789", pricing=[])]
+    instructions = {**INSTRUCTIONS, "B09": {"attributes": 5}, "B08": None, "nan": 1}
+    unread = [
+        {"instruction_attributes": []},
+        {"instruction_attributes": [], "instruction": 3, "instruction_options": 4},
+        {"instruction_attributes": ""},
+    ]
+    human = {**HUMAN, "B01": [*HUMAN["B01"], *unread], "B09": 5, "B08": [{"instruction": None}], "B0123456789": None}
+    write(tmp_path, items=[*ITEMS, *odd], instructions=instructions, human=human)
+    assert len(load_shop(tmp_path).products) == 5
+    assert {goal.asin for goal in load_shop(tmp_path, human_goals=True).goals} == {"B01", "B02"}
+
+
+def test_human_goals_may_name_their_options(tmp_path):
+    record = {
+        "instruction": "a red one",
+        "instruction_attributes": ["rubber sole"],
+        "instruction_options": {"color": "red"},
+    }
+    write(tmp_path, human={"B01": [record]})
+    [goal] = load_shop(tmp_path, human_goals=True).goals
+    assert (goal.options, goal.unnamed_options) == ({"color": "red"}, ())
+    env = WebShopEnv(data_dir=tmp_path, human_goals=True)
+    env.reset(goal=0)
+    for action in ("search[canvas shoe]", "click[b01]", "click[red]", "click[buy now]"):
+        step = env.step(f"<action>{action}</action>")
+    assert step.info["options"] == 1.0 and step.info["success"]
+
+
+def test_a_product_may_have_a_word_more_than_65535_times(tmp_path):
+    long = [item("B07", full_description="lamp " * 70_000), item("B08", name="shoe " * 66_000)]
+    shop = load_shop(write(tmp_path, items=[*ITEMS[:1], *long]))
+    index = shop.engine.index
+    for word, counts in {"lamp": {"B07": 70_000}, "shoe": {"B01": 2, "B07": 1, "B08": 66_001}}.items():
+        span = slice(*index.starts[index.vocabulary[word] :][:2])
+        found = {
+            shop.products[place].asin: count
+            for place, count in zip(index.documents[span], index.counts[span], strict=True)
+        }
+        assert found == counts
+        assert {hit.asin for hit in shop.engine.search(word)} == set(counts)
+
+
+def test_a_product_whose_options_make_too_many_goals_is_told(tmp_path):
+    options = {f"Option {number}": [{"value": str(value)} for value in range(20)] for number in range(17)}
+    instructions = {"B07": {"instruction": "any", "instruction_attributes": ["x"]}}
+    write(tmp_path, items=[item("B07", customization_options=options)], instructions=instructions)
+    with pytest.raises(ValueError, match=f"items_shuffle_1000.json: record B07: its options make {20**17} goals"):
+        load_shop(tmp_path)
 
 
 def test_missing_files_are_told_with_where_they_come_from(tmp_path):
@@ -213,39 +335,6 @@ def test_missing_files_are_told_with_where_they_come_from(tmp_path):
     (tmp_path / "items_ins_v2_1000.json").unlink()
     with pytest.raises(FileNotFoundError, match="items_ins_v2_1000.json is missing.*setup.sh"):
         WebShopEnv(data_dir=tmp_path)
-
-
-# The cache
-
-
-def test_a_change_of_the_files_is_noticed(tmp_path):
-    assert len(load_shop(write(tmp_path)).products) == 5
-    write(tmp_path, items=ITEMS[:1])
-    load_shop.cache_clear()
-    assert len(load_shop(tmp_path).products) == 1
-
-
-def test_several_processes_build_one_cache_and_see_the_same(tmp_path):
-    write_files(tmp_path, 100)
-    code = (
-        "import sys; from sdar_trl.envs.webshop.store import load_shop; shop = load_shop(sys.argv[1]);"
-        "print(shop.goals[0], [product.asin for product in shop.engine.search('lamp')])"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment
-        )
-        for _ in range(2)
-    ]
-    first, second = (process.communicate()[0] for process in running)
-    assert first == second and "Goal(" in first
-    assert [path.name for path in (tmp_path / ".webshop_cache").iterdir() if path.is_dir()] == ["items_shuffle"]
-
-
-def test_instances_share_one_shop(generated):
-    shops = {id(WebShopEnv(data_dir=generated).shop) for _ in range(100)}
-    assert len(shops) == 1
 
 
 # Generated files
@@ -276,7 +365,8 @@ def test_splits_of_a_folder_are_those_of_its_goals(generated, tmp_path):
     assert train[-1]["task_type"] == goals[len(goals) - 1].category
     assert train[0]["prompt"] == train[-1]["prompt"] == WebShopEnv.dataset("test")[0]["prompt"]
     assert train.features == WebShopEnv.dataset("train").features
-    assert set(train["shop"]) == {f"1000 products, {len(goals)} synthetic goals, seed 0"}
+    [shop] = set(train["shop"])
+    assert re.fullmatch(rf"1000 products, {len(goals)} synthetic goals, seed 0, files [0-9a-f]{{8}}", shop)
     with pytest.raises(ValueError, match="'train' split begins at goal 1500, and the shop has only 20 goals"):
         WebShopEnv.dataset("train", data_dir=generated, human_goals=True)
 

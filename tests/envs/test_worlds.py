@@ -59,9 +59,9 @@ def test_the_shops_arguments_reach_its_environment_also_in_another_process():
 
 def test_the_shops_arguments_are_command_line_arguments():
     [world] = HfArgumentParser(world_class("webshop")).parse_args_into_dataclasses(
-        ["--reward", "success", "--data_dir", "shop", "--human_goals", "--price_seed", "3"]
+        ["--reward", "success", "--data_dir", "shop", "--human_goals", "--price_seed", "3", "--cache_dir", "cache"]
     )
-    assert world == world_class("webshop")("success", "shop", True, 3)
+    assert world == world_class("webshop")("success", "shop", True, 3, "cache")
 
 
 def test_tasks_of_another_shop_are_refused_whichever_argument_differs(tmp_path):
@@ -104,6 +104,7 @@ def test_what_found_the_nouns_is_told_where_it_may_differ(tmp_path):
     assert load_world("webshop").notes() == []
     [note] = load_world("webshop", data_dir=str(tmp_path)).notes()
     assert note.startswith("Nouns of titles, for the score, by: ")
+    assert ("by: light. Some scores differ from the original's" in note) == ("by: light." in note)
 
 
 def test_the_face_of_environments_loads_none_of_them():

@@ -28,14 +28,14 @@ def typed_actions() -> Iterator[str]:
         yield f"<action>{line}</action>"
 
 
-def play(env: WebShopEnv, goal: int, responses: Iterable[str], echo: bool) -> list[str]:
+def play(env: WebShopEnv, goal: int, shop: str, responses: Iterable[str], echo: bool) -> list[str]:
     """
     Play an episode and print it.
 
     Args:
         env ([`WebShopEnv`]):
             The environment.
-        goal (`int`):
+        goal (`int`), shop (`str`):
             The task.
         responses (`Iterable[str]`):
             What is answered to each page.
@@ -45,7 +45,7 @@ def play(env: WebShopEnv, goal: int, responses: Iterable[str], echo: bool) -> li
     Returns:
         `list[str]`: the responses.
     """
-    print(env.reset(goal=goal))
+    print(env.reset(goal=goal, shop=shop))
     played = []
     for response in responses:
         played.append(response)
@@ -70,19 +70,26 @@ def main() -> None:
     parser.add_argument("--data_dir", metavar="DIR", help="Folder of the official files; else the embedded shop.")
     parser.add_argument("--human_goals", action="store_true", help="Goals that people wrote.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of charged prices and price limits.")
+    parser.add_argument(
+        "--cache_dir", metavar="DIR", help="Folder of the cache; .webshop_cache in data_dir if not given."
+    )
     parser.add_argument("--save", metavar="FILE", help="Where to save the episode.")
     parser.add_argument(
-        "--replay", metavar="FILE", help="A saved episode to show; other options but --save are its own."
+        "--replay", metavar="FILE", help="A saved episode to show; all options but --save and --cache_dir are its own."
     )
     args = parser.parse_args()
     episode = {name: getattr(args, name) for name in ("data_dir", "human_goals", "seed", "goal")}
+    if args.data_dir is not None:
+        episode["data_dir"] = str(Path(args.data_dir).resolve())
     if args.replay:
         episode = json.loads(Path(args.replay).read_text())
-    env = WebShopEnv(data_dir=episode["data_dir"], human_goals=episode["human_goals"], seed=episode["seed"])
+    shop = {name: episode[name] for name in ("data_dir", "human_goals", "seed")}
+    env = WebShopEnv(**shop, cache_dir=args.cache_dir)
     if not 0 <= episode["goal"] < len(env.shop.goals):
         parser.error(f"--goal must be between 0 and {len(env.shop.goals) - 1}, got {episode['goal']}")
+    episode.setdefault("shop", env.shop.name)
     responses = episode["responses"] if args.replay else typed_actions()
-    episode["responses"] = play(env, episode["goal"], responses, echo=bool(args.replay))
+    episode["responses"] = play(env, episode["goal"], episode["shop"], responses, echo=bool(args.replay))
     if args.save:
         Path(args.save).write_text(json.dumps(episode, indent=2) + "\n")
 

@@ -12,8 +12,9 @@ STOP_WORDS = frozenset(
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
     "to was will with".split()
 )
-# Unicode's word boundaries (UAX 29): a point or an apostrophe stays inside a word, a comma inside a number.
-ASCII_WORD = re.compile(r"_*[a-z0-9](?:[a-z0-9_]|(?<=[a-z])[:.'](?=[a-z])|(?<=[0-9])[.,;'](?=[0-9]))*")
+# Unicode's word boundaries (UAX 29): a point or an apostrophe stays inside a word, a comma inside a number. The second
+# alternative passes over underscores of no word in one go: they are no word, but there may be thousands of them.
+ASCII_WORD = re.compile(r"(_*[a-z0-9](?:[a-z0-9_]|(?<=[a-z])[:.'](?=[a-z])|(?<=[0-9])[.,;'](?=[0-9]))*)|_+")
 
 
 def _unicode_word() -> regex.Pattern:
@@ -29,11 +30,12 @@ def _unicode_word() -> regex.Pattern:
     # the ranges were pictographs in the Unicode of Lucene 8
     pictograph = rf"[\p{{Extended_Pictographic}}\u2605\u2607-\u2612\u2616-\u2685\u2690-\u2705\u2763-\u2767]{ignored}"
     alone = rf"[\p{{Han}}\p{{Hiragana}}]{ignored}|{pictograph}(?:(?<=\u200d){pictograph})*+"
-    return regex.compile(rf"(?V1){joiner}*(?:{run}(?:{joiner}++{run})*+){joiner}*|\p{{LB=SA}}++|{alone}")
+    word = rf"{joiner}*+(?:{run}(?:{joiner}++{run})*+){joiner}*+|\p{{LB=SA}}++|{alone}"
+    return regex.compile(rf"(?V1)({word})|{joiner}++")
 
 
 # Porter's measure is above 0: a vowel, or a y after a consonant, with a consonant somewhere behind it.
-HAS_SYLLABLE = re.compile(r"(?:[^aeiou]|(?<![^aeiou])y)*?(?:[aeiou]|(?<=[^aeiou])y)+(?:[^aeiouy]|(?<=[aeiou])y)")
+HAS_SYLLABLE = regex.compile(r"(?:[^aeiouy]|(?<![^aeiou])y)*+(?:[aeiou]|(?<=[^aeiou])y)++(?:[^aeiouy]|(?<=[aeiou])y)")
 UNICODE_WORD = _unicode_word()
 STEMMER = Stemmer.Stemmer("porter")
 

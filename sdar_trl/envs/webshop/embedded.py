@@ -3,7 +3,6 @@
 import random
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from .catalogue import Product, build_products
 from .generate import generate_records
 from .goals import shuffled, synthetic_goals
 from .search import HITS, SearchEngine, build_index, indexed_text
-from .shop import Shop
+from .shop import Shop, shared
 
 
 class EmbeddedSearch(SearchEngine):
@@ -44,7 +43,7 @@ def plain_words(text: str) -> list[str]:
     return [STEMMER.stemWord(word) if len(word) > 2 else word for word in found if word not in STOP_WORDS]
 
 
-@lru_cache(maxsize=1)
+@shared
 def embedded_shop() -> Shop:
     """The one instance of it."""
     items, instructions = generate_records()

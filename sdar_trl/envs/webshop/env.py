@@ -1,6 +1,5 @@
 """WebShop as a text environment."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +26,9 @@ SYSTEM = (
 ACTIONS = "\nAdmissible actions: "  # begins the last line of what the agent sees
 
 
-def find_shop(data_dir: str | Path | None, human_goals: bool, seed: int) -> Shop:
+def find_shop(data_dir: str | Path | None, human_goals: bool, seed: int, cache_dir: str | Path | None) -> Shop:
     """The shop of a folder of official files, or the embedded one."""
-    return embedded_shop() if data_dir is None else load_shop(data_dir, human_goals, seed)
+    return embedded_shop() if data_dir is None else load_shop(data_dir, human_goals, seed, cache_dir)
 
 
 def _repeated(value: Any, length: int) -> "pa.ChunkedArray":
@@ -56,10 +55,13 @@ class WebShopEnv:
             With `data_dir`: goals that people wrote, instead of those made of the products' options.
         seed (`int`, *optional*, defaults to `0`):
             With `data_dir`: seed of charged prices and of price limits.
+        cache_dir (`str` or `Path`, *optional*):
+            With `data_dir`: folder of the cache, see [`load_shop`].
 
     Raises:
         `ValueError`: if `reward` is neither, or a file is malformed.
         `FileNotFoundError`: if a file is missing.
+        `OSError`: if there is no cache and none can be written.
 
     Example:
 
@@ -78,22 +80,29 @@ class WebShopEnv:
         data_dir: str | Path | None = None,
         human_goals: bool = False,
         seed: int = 0,
+        cache_dir: str | Path | None = None,
     ):
         if reward not in ("score", "success"):
             raise ValueError(f"`reward` must be score or success, got {reward!r}.")
         self.reward = reward
-        self.shop = find_shop(data_dir, human_goals, seed)
+        self.shop = find_shop(data_dir, human_goals, seed, cache_dir)
         self._page = Page("done")
 
     @staticmethod
-    def dataset(split: str, data_dir: str | Path | None = None, human_goals: bool = False, seed: int = 0) -> "Dataset":
+    def dataset(
+        split: str,
+        data_dir: str | Path | None = None,
+        human_goals: bool = False,
+        seed: int = 0,
+        cache_dir: str | Path | None = None,
+    ) -> "Dataset":
         """
         The tasks of a split.
 
         Args:
             split (`str`):
                 `"train"`, `"validation"` or `"test"`; they are disjoint and always the same.
-            data_dir (`str` or `Path`, *optional*), human_goals (`bool`, *optional*), seed (`int`, *optional*):
+            data_dir, human_goals, seed, cache_dir (*optional*):
                 The shop, as for the environment.
 
         Returns:
@@ -109,7 +118,7 @@ class WebShopEnv:
 
         if split not in SPLITS:
             raise ValueError(f"`split` must be one of {', '.join(sorted(SPLITS))}, got {split!r}.")
-        shop = find_shop(data_dir, human_goals, seed)
+        shop = find_shop(data_dir, human_goals, seed, cache_dir)
         goals = shop.goals
         start, stop = SPLITS[split]
         indices = range(len(goals))[start:stop]
@@ -125,7 +134,7 @@ class WebShopEnv:
             "shop": _repeated(shop.name, len(indices)),
         }
         # the default fingerprint would be taken of gigabytes of the same prompt
-        fingerprint = Hasher.hash((split, str(data_dir), shop.name))
+        fingerprint = Hasher.hash((split, shop.name))
         return Dataset(pa.table(columns), fingerprint=fingerprint)
 
     @property
@@ -152,12 +161,16 @@ class WebShopEnv:
             `str`: the instruction and the search page.
 
         Raises:
-            `ValueError`: if they are not this shop's.
+            `ValueError`: if they are not this shop's, or there is no such goal.
         """
         if shop not in (None, self.shop.name):
             raise ValueError(
                 f"The task is of the shop {shop!r}, and the environment's is {self.shop.name!r}. Give dataset and "
-                "environment the same `data_dir`, `human_goals` and `seed`."
+                "environment the same `data_dir`, `human_goals` and `seed`, and leave the files as they are."
+            )
+        if not 0 <= goal < len(self.shop.goals):
+            raise ValueError(
+                f"`goal` must be at least 0 and below {len(self.shop.goals)}, the number of goals; got {goal}."
             )
         self._goal = self.shop.goals[goal]
         self._page = Page()
@@ -182,10 +195,12 @@ class WebShopEnv:
         action = parse_tag(response, "action")
         if action is None:
             return self._invalid("answer with one action inside <action></action> tags")
-        match = re.match(r"(.+)\[(.+)\]", action)
-        if match is None:
+        # what the original's `(.+)\[(.+)\]` finds, which takes minutes where there are thousands of brackets
+        inside = action.partition("\n")[0].rpartition("]")[0]
+        bracket = inside.rfind("[", 1, len(inside) - 1)
+        if bracket < 0:
             return self._invalid("it is neither search[query] nor click[element]")
-        verb, argument = match[1], match[2].lower()
+        verb, argument = inside[:bracket], inside[bracket + 1 :].lower()
         if verb == "search":
             self._page = self._page.search(self.shop.engine.search(argument))
             needs_more = argument.strip() in ("<a>", "<c>", "<q>")

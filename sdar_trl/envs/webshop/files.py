@@ -3,19 +3,20 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from .catalogue import listed_prices
+from .catalogue import distinct, listed_prices
 
 
 SOURCE = "The official files are downloaded by setup.sh of the WebShop repository (princeton-nlp/WebShop)."
 CHUNK = 2**22  # characters
 LONGEST_RECORD = 2**26
-BETWEEN_RECORDS = re.compile(r"[\s,]*")
+SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def official_files(data_dir: Path) -> tuple[Path, Path]:
+def official_files(data_dir: Path) -> tuple[Path, ...]:
     """
     The files of products and of their instructions in a folder: the full ones if they are there, else the small ones.
 
@@ -24,7 +25,7 @@ def official_files(data_dir: Path) -> tuple[Path, Path]:
             The folder.
 
     Returns:
-        `tuple[Path, Path]`: `items_shuffle.json` and `items_ins_v2.json`, or both with `_1000`.
+        `tuple[Path, ...]`: `items_shuffle.json` and `items_ins_v2.json`, or both with `_1000`.
 
     Raises:
         `FileNotFoundError`: if one of a pair is missing.
@@ -43,58 +44,110 @@ def existing(path: Path) -> Path:
     return path
 
 
-def read_items(path: Path) -> Iterator[dict[str, Any]]:
+def read_items(path: Path) -> Iterator[Mapping[str, Any]]:
     """
-    The records of an `items_shuffle` file, one at a time: the full file is 5 GB.
+    The records of an `items_shuffle` file that become products, one at a time: the full file is 5 GB.
 
     Args:
         path (`Path`):
             The file.
 
     Yields:
-        `dict`: a record; of those whose id is "nan" or too long, which become no products, only the id is checked.
+        `dict`: a record. Of those whose id is "nan", too long or repeated, only the id is read.
 
     Raises:
         `ValueError`: if a record is malformed; the message names the file, the record and the field.
     """
-    for number, item in enumerate(_read_list(path)):
-        if not isinstance(item, dict) or not isinstance(item.get("asin"), str):
-            _fail(path, f"record {number}", "asin", "a string", item.get("asin") if isinstance(item, dict) else item)
-        if item["asin"] != "nan" and len(item["asin"]) <= 10:
-            _check_item(path, item)
+    for item in distinct(_identified(path)):
+        _check_item(path, item)
         yield item
 
 
-def read_instructions(path: Path) -> dict[str, dict[str, Any]]:
-    """The records of an `items_ins_v2` file, by id of the product. Raises `ValueError` if one is malformed."""
-    records = _read_mapping(path)
-    for asin, record in records.items():
-        if not isinstance(record, dict):
-            _fail(path, asin, "", "an object", record)
-        if not _strings(record.get("attributes", [])):
-            _fail(path, asin, "attributes", "a list of strings", record["attributes"])
-        if record.get("instruction") is not None:
-            if not isinstance(record["instruction"], str):
-                _fail(path, asin, "instruction", "a string or null", record["instruction"])
-            wanted = record.get("instruction_attributes")
-            if not wanted or not _strings(wanted):
-                _fail(path, asin, "instruction_attributes", "a list of strings, not empty", wanted)
+def read_records(path: Path) -> dict[str, Any]:
+    """The records of an `items_ins_v2` or `items_human_ins` file, by id of the product. None is looked at yet."""
+    with _naming(path), existing(path).open(encoding="utf-8") as file:
+        records = json.load(file)
+    if not isinstance(records, dict):
+        raise ValueError(f"{path}: expected a JSON object by product id, got {repr(records)[:40]}. {SOURCE}")
     return records
 
 
-def read_human_instructions(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The records of an `items_human_ins` file, by id of the product. Raises `ValueError` if one is malformed."""
-    records = _read_mapping(path)
-    for asin, goals in records.items():
-        if not isinstance(goals, list):
-            _fail(path, asin, "", "a list of objects", goals)
-        for goal in goals:
-            if not isinstance(goal, dict) or not isinstance(goal.get("instruction"), str):
-                _fail(path, asin, "instruction", "a string", goal)
-            for field in ("instruction_attributes", "instruction_options"):
-                if not _strings(goal.get(field)):
-                    _fail(path, asin, field, "a list of strings", goal.get(field))
-    return records
+def instruction_of(path: Path, records: Mapping[str, Any], asin: str) -> dict[str, Any]:
+    """
+    The record of a product in an `items_ins_v2` file.
+
+    Args:
+        path (`Path`):
+            The file, for the error.
+        records (`dict[str, Any]`):
+            Its records.
+        asin (`str`):
+            The product's id.
+
+    Returns:
+        `dict[str, Any]`: the record; empty if there is none.
+
+    Raises:
+        `ValueError`: if it is malformed.
+    """
+    record = records.get(asin, {})
+    if not isinstance(record, dict):
+        _fail(path, asin, "", "an object", record)
+    if not _strings(record.get("attributes", [])):
+        _fail(path, asin, "attributes", "a list of strings", record["attributes"])
+    if record.get("instruction") is not None:
+        if not isinstance(record["instruction"], str):
+            _fail(path, asin, "instruction", "a string or null", record["instruction"])
+        wanted = record.get("instruction_attributes")
+        if not wanted or not _strings(wanted):
+            _fail(path, asin, "instruction_attributes", "a list of strings, not empty", wanted)
+    return record
+
+
+def human_instructions_of(path: Path, records: Mapping[str, Any], asin: str) -> list[dict[str, Any]]:
+    """
+    The instructions of a product in an `items_human_ins` file, but for those without attributes: they make no goals.
+
+    Args:
+        path (`Path`):
+            The file, for the error.
+        records (`dict[str, Any]`):
+            Its records.
+        asin (`str`):
+            The product's id.
+
+    Returns:
+        `list[dict[str, Any]]`: the instructions.
+
+    Raises:
+        `ValueError`: if one is malformed.
+    """
+    goals = records.get(asin, [])
+    if not isinstance(goals, list):
+        _fail(path, asin, "", "a list of objects", goals)
+    found = []
+    for goal in goals:
+        if not isinstance(goal, dict):
+            _fail(path, asin, "", "a list of objects", goal)
+        attributes = goal.get("instruction_attributes")
+        if attributes in ([], "", {}):
+            continue
+        if not _strings(attributes):
+            _fail(path, asin, "instruction_attributes", "a list of strings", attributes)
+        if not isinstance(goal.get("instruction"), str):
+            _fail(path, asin, "instruction", "a string", goal.get("instruction"))
+        options = goal.get("instruction_options")
+        if not isinstance(options, dict) and not _strings(options):
+            _fail(path, asin, "instruction_options", "a list of strings, or an object", options)
+        found.append(goal)
+    return found
+
+
+def _identified(path: Path) -> Iterator[Mapping[str, Any]]:
+    for number, item in enumerate(_read_list(path)):
+        if not isinstance(item, dict) or not isinstance(item.get("asin"), str):
+            _fail(path, f"record {number}", "asin", "a string", item.get("asin") if isinstance(item, dict) else item)
+        yield item
 
 
 def _check_item(path: Path, item: Mapping[str, Any]) -> None:
@@ -131,40 +184,65 @@ def _strings(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
-def _fail(path: Path, record: str, field: str, expected: str, got: Any) -> None:
+def _fail(path: Path, record: str, field: str, expected: str, got: Any) -> NoReturn:
     where = f"{record}, field `{field}`" if field else record
     raise ValueError(f"{path}: {where}: expected {expected}, got {repr(got)[:80]}. {SOURCE}")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of reading name the file."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start][-40:].decode(errors="replace")
+        problem = f"byte {error.object[error.start]:#04x} after {before!r} is not UTF-8"
+        raise ValueError(f"{path}: {problem}. {SOURCE}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error}). {SOURCE}") from None
 
 
 def _read_list(path: Path) -> Iterator[Any]:
     """The elements of a JSON list, without reading all of it at once."""
     decode = json.JSONDecoder().raw_decode
-    with existing(path).open(encoding="utf-8") as file:
-        buffer = file.read(CHUNK).lstrip()
-        if not buffer.startswith("["):
-            raise ValueError(f"{path}: expected a JSON list of products, got {buffer[:40]!r}. {SOURCE}")
-        position = 1
-        while True:
-            position = BETWEEN_RECORDS.match(buffer, position).end()  # type: ignore[union-attr]  # always matches
-            if buffer.startswith("]", position):
-                return
+    with _naming(path), existing(path).open(encoding="utf-8") as file:
+        buffer, position = "", 0
+
+        def more() -> bool:
+            nonlocal buffer, position
+            chunk = file.read(CHUNK)
+            buffer, position = buffer[position:] + chunk, 0
+            return bool(chunk)
+
+        def next_character() -> str:
+            nonlocal position
+            while True:
+                position = SPACE.match(buffer, position).end()  # type: ignore[union-attr]  # always matches
+                if position < len(buffer) or not more():
+                    return buffer[position : position + 1]
+
+        def fail(problem: str) -> NoReturn:
+            rest = repr(buffer[position : position + 60]) if position < len(buffer) else "the end of the file"
+            raise ValueError(f"{path}: {problem} {rest}. {SOURCE}")
+
+        if next_character() != "[":
+            fail("expected a JSON list of products, got")
+        position += 1
+        separator = next_character()
+        if separator == "]":
+            position += 1
+        while separator != "]":
+            next_character()
             try:
                 record, position = decode(buffer, position)
-            except json.JSONDecodeError as error:  # the record may go on in the next chunk
-                more = file.read(CHUNK)
-                buffer, position = buffer[position:] + more, 0
-                if not more or len(buffer) > LONGEST_RECORD:
-                    raise ValueError(f"{path}: not valid JSON ({error.msg}) at {buffer[:60]!r}. {SOURCE}") from None
-                continue
+            except json.JSONDecodeError as error:
+                if len(buffer) - position > LONGEST_RECORD or not more():
+                    fail(f"not valid JSON ({error.msg}) at")
+                continue  # the record went on in the next chunk
             yield record
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        with existing(path).open(encoding="utf-8") as file:
-            records = json.load(file)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}). {SOURCE}") from None
-    if not isinstance(records, dict):
-        raise ValueError(f"{path}: expected a JSON object by product id, got {repr(records)[:40]}. {SOURCE}")
-    return records
+            separator = next_character()
+            if separator not in (",", "]"):
+                fail("expected a comma or the end of the list, got")
+            position += 1
+        if next_character():
+            fail("expected nothing after the list (are these several files in one?), got")

@@ -32,7 +32,8 @@ class Goal:
         query (`str`): Query of its product.
         product_category (`str`): Path of categories of its product.
         weight (`float`): The rarer its attributes, the heavier.
-        unnamed_options (`tuple[str, ...]`, *optional*): Values asked for whose options are not named: human goals.
+        unnamed_options (`tuple[str, ...]`, *optional*): Values asked for whose options are not named, as in most goals
+            that people wrote.
     """
 
     asin: str
@@ -138,7 +139,12 @@ def human_goals(
             price_upper = price_limit(product.price, rng)
             text = record["instruction"].strip(".") + limit_text(price_upper)
             goal = _goal(product, text, tuple(record["instruction_attributes"]))
-            goals.append(replace(goal, unnamed_options=tuple(record["instruction_options"]), price_upper=price_upper))
+            options = record["instruction_options"]
+            if isinstance(options, dict):
+                goal = replace(goal, options={name: str(value) for name, value in options.items()})
+            else:
+                goal = replace(goal, unnamed_options=tuple(options))
+            goals.append(replace(goal, price_upper=price_upper))
     return goals
 
 

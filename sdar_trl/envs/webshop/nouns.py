@@ -1,10 +1,15 @@
 """Nouns in titles: by spaCy's small English model, as the original finds them, or by a light stand-in."""
 
+import logging
+import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,31 @@ def light_nouns(title: str) -> tuple[str, ...]:
 LIGHT = NounTagger("light", light_nouns)
 
 
-def title_nouns() -> NounTagger:
-    """spaCy's model where it is installed, else the light stand-in."""
-    return spacy_tagger() if find_spec("spacy") and find_spec(MODEL) else LIGHT
-
-
 MODEL = "en_core_web_sm"
+
+
+def installed_models() -> list[str]:
+    """spaCy's small English model: its own package, and those of others, whose names begin with its own."""
+    others = (module.name for module in pkgutil.iter_modules() if module.name.startswith(f"{MODEL}_"))
+    return [*([MODEL] if find_spec(MODEL) else []), *others]
+
+
+@lru_cache(maxsize=1)
+def title_nouns() -> NounTagger:
+    """The tagger with spaCy's model where it is installed, else the light stand-in, with a warning."""
+    problem = f"spaCy's {MODEL} is not installed"
+    for model in installed_models() if find_spec("spacy") else ():
+        try:
+            return spacy_tagger(model)
+        except (ImportError, OSError, ValueError) as error:
+            problem = f"{model} cannot be loaded ({error})"
+    logger.warning(
+        "Nouns of titles, for the score, are found by a light stand-in, since %s: some scores will differ from the "
+        'original\'s. pip install "sdar-trl[spacy]" && python -m spacy download %s',
+        problem,
+        MODEL,
+    )
+    return LIGHT
 
 
 @lru_cache(maxsize=1)
@@ -51,7 +75,7 @@ def spacy_tagger(model: str = MODEL) -> NounTagger:
 
     Args:
         model (`str`, *optional*, defaults to `"en_core_web_sm"`):
-            Model of spaCy's.
+            Package of the model.
 
     Returns:
         [`NounTagger`]: its name has the model's version.

@@ -10,6 +10,8 @@ from .catalogue import Product
 SEPARATOR = " [SEP] "
 PER_PAGE = 10
 SUB_PAGES = ("description", "features", "reviews")
+HTML_SPACE = " \n\t\f\r"
+SAFE_IN_HTML = {ord(character): f"\\u{ord(character):04x}" for character in "&<>'"}
 
 
 @dataclass(frozen=True)
@@ -87,29 +89,31 @@ class Page:
         """
         if name not in self.clickables:
             raise ValueError(f"Expected one of {self.clickables}, got {name!r}.")
-        if self.kind == "item" and self.product is not None:
-            # before the buttons, whose place an option of the same text takes; of two such options the later is chosen
-            for option, values in reversed(self.product.options.items()):
-                if name in values:
-                    return replace(self, options={**self.options, option: name})
         if name == "search":
             return self
         if name == "back to search":
             return Page(show_attributes=self.show_attributes)
-        if name == "next >":
-            return replace(self, number=self.number + 1)
+        if self.kind == "results":
+            if name in self.buttons:
+                return replace(self, number=self.number + (1 if name == "next >" else -1))
+            product = next(product for product in self.listed if product.asin.lower() == name)
+            return replace(self, kind="item", product=product)
+        if self.kind == "item":
+            return self._click_item(name)
+        return replace(self, kind="item")
+
+    def _click_item(self, name: str) -> "Page":
+        # as in the original: an option with a button's text is that button, "attributes" even where it is not shown
         if name == "< prev":
-            if self.kind == "results":
-                return replace(self, number=self.number - 1)
-            if self.kind == "item":
-                return replace(self, kind="results", product=None, options={})
-            return replace(self, kind="item")
+            return replace(self, kind="results", product=None, options={})
         if name == "buy now":
             return replace(self, kind="done")
-        if name in self.sub_pages:
+        if name in (*SUB_PAGES, "attributes"):
             return replace(self, kind=name)
-        product = next(product for product in self.listed if product.asin.lower() == name)
-        return replace(self, kind="item", product=product)
+        assert self.product is not None
+        # of two options that have the value, the later one
+        option = next(option for option, values in reversed(self.product.options.items()) if name in values)
+        return replace(self, options={**self.options, option: name})
 
     def pieces(self) -> list[str]:
         """The visible strings that follow the instruction, in order, as the original's text mode shows them."""
@@ -132,10 +136,10 @@ class Page:
         if self.kind == "description":
             return [*back, self.product.description]
         if self.kind == "features":
-            return [*back, *self.product.bullet_points]
+            return [*back, *_listed(self.product.bullet_points)]
         if self.kind == "attributes":
             paths = (self.product.category, self.product.query, self.product.product_category)
-            return [*back, *self.product.attributes, *paths]
+            return [*back, *_listed(self.product.attributes), *paths]
         return back  # reviews: the original never loads any
 
     def _receipt(self) -> list[str]:
@@ -149,7 +153,7 @@ class Page:
             "asin",
             self.product.asin,
             "options",
-            json.dumps(self.options),
+            json.dumps(self.options, sort_keys=True).translate(SAFE_IN_HTML),
             *("attrs", "None", "category", "None", "query", "None", "product category", "None"),
             *("Target", "asin", "options", "attrs", "price upper", "instuction text", "category"),  # sic
             *("product category", "query", "Goal", "None", "Reward", "Your score (min 0.0, max 1.0)"),
@@ -179,5 +183,12 @@ def page_text(page: Page, instruction: str) -> str:
 
 
 def join(pieces: Sequence[str]) -> str:
-    """The text of visible strings: white space vanishes if it is nothing or holds a newline, as in the original."""
-    return SEPARATOR.join(piece.strip() for piece in pieces if piece.strip() or (piece and "\n" not in piece))
+    """The text of visible strings: nothing, and white space that holds a newline, vanish, as in the original."""
+    return SEPARATOR.join(
+        piece.strip() for piece in pieces if piece.strip(HTML_SPACE) or (piece and "\n" not in piece)
+    )
+
+
+def _listed(entries: Sequence[str]) -> list[str]:
+    """Entries of a list: in the original's page each follows a space, so that an empty one leaves an empty string."""
+    return [f" {entry}" for entry in entries]

@@ -90,7 +90,7 @@ def _has_attribute(product: Product, attribute: str) -> bool:
 def _matched_options(goal: Goal, chosen: tuple[str, ...]) -> int:
     values = [_by_color(value) for value in chosen]
     # a named option counts as a color only if one of its two words is that color
-    named = (next((color for color in COLORS if color in pair), " ".join(pair)) for pair in goal.options.items())
+    named = (next((color for color in COLORS if color in pair), str(pair)) for pair in goal.options.items())
     unnamed = (_by_color(value) for value in goal.unnamed_options)
     return sum(any(_similar(value, text) for value in values) for text in (*named, *unnamed))
 

@@ -77,7 +77,11 @@ def build_index(products: Iterable[Product]) -> Index:
         lengths.append(found.total())
         found.update(dict.fromkeys(labels(product), 1))
         terms.extend([vocabulary.setdefault(term, len(vocabulary)) for term in found])
-        counts.extend(found.values())
+        try:
+            counts.extend(array(counts.typecode, found.values()))
+        except OverflowError:  # a product has a word more than 65,535 times
+            counts = array("I", counts)
+            counts.extend(found.values())
         starts.append(len(terms))
         ids.append(product.asin)
     # 32 bits number the postings: 1.2 million products have 0.2 billion of them
@@ -128,7 +132,7 @@ class SearchEngine:
 
     def __init__(self, products: Sequence[Product], index: Index):
         self.products, self.index = products, index
-        average = np.float32(index.lengths.sum() / np.count_nonzero(index.lengths))
+        average = np.float32(index.lengths.sum() / max(1, np.count_nonzero(index.lengths)))
         lengths = quantized(index.lengths).astype(np.float32)
         self._inverse_norms = 1 / (K1 * ((1 - B) + B * lengths / average))
         self._cached = lru_cache(maxsize=10_000)(self._search)

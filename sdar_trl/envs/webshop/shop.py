@@ -1,12 +1,18 @@
 """What all environments share."""
 
-from collections.abc import Sequence
+import functools
+import threading
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from .catalogue import Product
 from .goals import Goal
 from .nouns import LIGHT, NounTagger
 from .search import SearchEngine
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,3 +33,15 @@ class Shop:
     goals: Sequence[Goal]
     name: str = ""
     tagger: NounTagger = LIGHT
+
+
+def shared(make: Callable[..., T]) -> Callable[..., T]:
+    """Keep what a function made last, by its arguments. Of several threads that ask, one makes it, and all get it."""
+    remembered, making = functools.lru_cache(maxsize=4)(make), threading.Lock()
+
+    @functools.wraps(make)
+    def asked(*args: Hashable) -> T:
+        with making:
+            return remembered(*args)
+
+    return asked

@@ -1,14 +1,15 @@
 """
-Shops of official files: read once into a cache beside them, then mapped into memory.
+Shops of official files: read once into a cache on disk, then mapped into memory.
 
 What all processes share stays on disk until it is looked at: the products, the inverted index, the order of the goals.
 """
 
+import functools
+import hashlib
 import json
 import math
 import mmap
 import random
-import shutil
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,23 +20,24 @@ from typing import Any, TextIO, overload
 
 import numpy as np
 
-from .catalogue import Product, build_product, charged_price, distinct, listed_prices
-from .files import existing, official_files, read_human_instructions, read_instructions, read_items
+from .cache import open_cache, record, stamp
+from .catalogue import Product, build_product, charged_price, listed_prices
+from .files import existing, human_instructions_of, instruction_of, official_files, read_items, read_records
 from .goals import Goal, attribute_counts, goal_count, price_limit, shuffled, synthetic_goal
 from .goals import human_goals as make_human_goals
 from .nouns import title_nouns
 from .search import Index, SearchEngine, build_index
-from .shop import Shop
+from .shop import Shop, shared
 
 
-VERSION = 1  # of the cache; counts up when what is in it changes
 STORED_FIELDS = [field.name for field in fields(Product) if field.name != "price"]
 
 
-@lru_cache(maxsize=4)
-def load_shop(data_dir: str | Path, human_goals: bool = False, seed: int = 0) -> Shop:
+def load_shop(
+    data_dir: str | Path, human_goals: bool = False, seed: int = 0, cache_dir: str | Path | None = None
+) -> Shop:
     """
-    The shop of a folder of official files. The first time, its cache is built, in `.webshop_cache` in that folder.
+    The shop of a folder of official files. The first time, a cache is built of them.
 
     Args:
         data_dir (`str` or `Path`):
@@ -45,36 +47,49 @@ def load_shop(data_dir: str | Path, human_goals: bool = False, seed: int = 0) ->
             Whether goals are those that people wrote, or made of the products' options.
         seed (`int`, *optional*, defaults to `0`):
             Seed of prices charged where a range is shown, and of the price limits of goals.
+        cache_dir (`str` or `Path`, *optional*):
+            Folder for the cache, e.g. where `data_dir` cannot be written; `.webshop_cache` in `data_dir` if not given.
 
     Returns:
-        [`Shop`]: the shop, one for all that ask.
+        [`Shop`]: the shop, one for all that ask while the files are the same.
 
     Raises:
         `FileNotFoundError`: if a file is missing.
-        `ValueError`: if a file is malformed; the message names the file and the field.
+        `ValueError`: if a file is malformed, or the cache damaged; the message names the file.
+        `OSError`: if there is no cache and none can be written.
     """
-    from filelock import FileLock
+    folder = Path(data_dir).resolve()
+    sources = official_files(folder)
+    if human_goals:
+        sources = (*sources, existing(folder / "items_human_ins.json"))
+    place = folder / ".webshop_cache" if cache_dir is None else Path(cache_dir).resolve()
+    return _load(sources, tuple(map(stamp, sources)), seed, place)
 
-    items, instructions = official_files(Path(data_dir))
-    folder = Path(data_dir) / ".webshop_cache" / items.stem
-    folder.parent.mkdir(exist_ok=True)
+
+@shared
+def _load(sources: tuple[Path, ...], stamps: tuple[str, ...], seed: int, place: Path) -> Shop:
+    """The shop of files that have these stamps now: of changed files, it is another."""
+    items, instructions, *human = sources
+    cache = open_cache(place, (items, instructions), functools.partial(_build, items, instructions))
     rng = random.Random(seed)
-    with FileLock(f"{folder}.lock"):  # of several processes one builds
-        if not _is_fresh(folder, items, instructions):
-            _build(folder, items, instructions)
-        products = Catalogue(folder, rng)
-        goals: Sequence[Goal]
-        if human_goals:
-            records = read_human_instructions(existing(Path(data_dir) / "items_human_ins.json"))
-            positions = np.flatnonzero(np.isin(products.ids, list(records))).tolist()
-            theirs = [products[position] for position in positions]
-            goals = shuffled(make_human_goals(theirs, records, rng))
-        else:
-            goals = SyntheticGoals(folder, products, seed, rng)
-        index = Index.load(folder)
-    kind = "human" if human_goals else "synthetic"
-    name = f"{len(products)} products, {len(goals)} {kind} goals, seed {seed}"
-    return Shop(products, SearchEngine(products, index), goals, name, title_nouns())
+    products = Catalogue(cache.folder, rng)
+    goals: Sequence[Goal]
+    read = list(cache.sources.values())
+    if human:
+        [path] = human
+        read.append(record(path))
+        records = read_records(path)
+        positions = np.flatnonzero(np.isin(products.ids, list(records))).tolist()
+        theirs = [products[position] for position in positions]
+        asked = {product.asin: human_instructions_of(path, records, product.asin) for product in theirs}
+        goals = shuffled(make_human_goals(theirs, asked, rng))
+    else:
+        limits = cache.array(f"limits-{seed}", lambda: _limits(cache.folder, products, rng))
+        goals = SyntheticGoals(cache.folder, products, limits)
+    kind = "human" if human else "synthetic"
+    files = hashlib.blake2b("".join(file["digest"] for file in read).encode(), digest_size=4).hexdigest()
+    name = f"{len(products)} products, {len(goals)} {kind} goals, seed {seed}, files {files}"
+    return Shop(products, SearchEngine(products, Index.load(cache.folder)), goals, name, title_nouns())
 
 
 class Catalogue(Sequence[Product]):
@@ -125,28 +140,20 @@ class SyntheticGoals(Sequence[Goal]):
 
     Args:
         folder (`Path`):
-            The cache; price limits and order are added to it the first time.
+            The cache.
         products ([`Catalogue`]):
             The catalogue.
-        seed (`int`):
-            Seed of the price limits.
-        rng (`random.Random`):
-            Draws them, in the state that drawing the prices left it in.
+        limits (`np.ndarray`):
+            Shape (products,): the price limit of each product's goals.
     """
 
-    def __init__(self, folder: Path, products: Catalogue, seed: int, rng: random.Random):
-        self._products = products
+    def __init__(self, folder: Path, products: Catalogue, limits: np.ndarray):
+        self._products, self._limits = products, limits
         self._starts = np.load(folder / "goal_starts.npy")
+        self._order = np.load(folder / "goal_order.npy", mmap_mode="r")
         self._counts = json.loads((folder / "attribute_counts.json").read_text())
         self._categories = json.loads((folder / "categories.json").read_text())
         self._category = np.load(folder / "category.npy", mmap_mode="r")
-        limits, order = folder / f"limits-{seed}.npy", folder / "goal_order.npy"
-        if not order.exists():
-            _save(order, shuffled(range(self._starts[-1])), np.uint32)
-        if not limits.exists():
-            asked = zip(products.prices.tolist(), np.load(folder / "has_goals.npy").tolist(), strict=True)
-            _save(limits, [price_limit(price, rng) if has_goals else 0 for price, has_goals in asked], np.float32)
-        self._limits, self._order = np.load(limits, mmap_mode="r"), np.load(order, mmap_mode="r")
 
     def __len__(self) -> int:
         return len(self._order)
@@ -169,64 +176,54 @@ class SyntheticGoals(Sequence[Goal]):
         return np.array(self._categories, dtype=object)[category]
 
 
-def _sources(*paths: Path) -> dict[str, Any]:
-    """What a cache was built from."""
-    return {"version": VERSION, **{path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}}
+def _limits(folder: Path, products: Catalogue, rng: random.Random) -> np.ndarray:
+    """The price limit of each product's goals, 0 if it has none; drawn after all prices, as in the original."""
+    asked = zip(products.prices.tolist(), np.load(folder / "has_goals.npy").tolist(), strict=True)
+    limits = [price_limit(price, rng) if has_goals else 0 for price, has_goals in asked]
+    return np.array(limits, dtype=np.float32)
 
 
-def _is_fresh(folder: Path, *paths: Path) -> bool:
-    made_of = folder / "sources.json"
-    return made_of.exists() and json.loads(made_of.read_text()) == _sources(*paths)
-
-
-def _build(folder: Path, items: Path, instructions: Path) -> None:
-    """Read the official files into a cache, in one pass."""
-    by_id = read_instructions(instructions)
+def _build(items: Path, instructions: Path, folder: Path) -> None:
+    """Read the official files into a folder, in one pass."""
+    records = read_records(instructions)
     ids: list[str] = []
-    prices, has_goals, category = array("d"), array("B"), array("H")
+    prices, has_goals, category = array("d"), array("B"), array("I")
     product_starts, goal_starts = array("q", [0]), array("q", [0])
     categories: dict[str, int] = {}
     counts: Counter[str] = Counter()
 
     def written(lines: TextIO) -> Iterator[Product]:
-        for item in distinct(read_items(items)):
-            product = build_product(item, by_id.get(item["asin"], {}), price=0.0)
+        for item in read_items(items):
+            product = build_product(item, instruction_of(instructions, records, item["asin"]), price=0.0)
             line = json.dumps([getattr(product, name) for name in STORED_FIELDS], separators=(",", ":"))
             lines.write(line + "\n")
             product_starts.append(product_starts[-1] + len(line) + 1)
-            goal_starts.append(goal_starts[-1] + goal_count(product))
+            goals = goal_count(product)
+            if goal_starts[-1] + goals >= 2**32:
+                raise ValueError(f"{items}: record {product.asin}: its options make {goals} goals: too many.")
+            goal_starts.append(goal_starts[-1] + goals)
             has_goals.append(product.instruction is not None)
             ids.append(product.asin)
             prices.extend((*listed_prices(item.get("pricing")), math.nan)[:2])
             category.append(categories.setdefault(product.category, len(categories)))
             counts.update(attribute_counts([product]))
             yield product
+        if not ids:
+            raise ValueError(
+                f'{items}: no products: an id is "nan" or has more than 10 characters, or the list is empty.'
+            )
 
-    building = folder.with_suffix(".unfinished")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir()
-    try:
-        with (building / "products.jsonl").open("w", encoding="ascii") as lines:
-            build_index(written(lines)).save(building)
-        for name, values in {
-            "ids": ids,
-            "prices": np.reshape(prices, (-1, 2)),
-            "has_goals": has_goals,
-            "category": category,
-            "product_starts": product_starts,
-            "goal_starts": goal_starts,
-        }.items():
-            np.save(building / f"{name}.npy", np.asarray(values))
-        (building / "categories.json").write_text(json.dumps(list(categories)))
-        (building / "attribute_counts.json").write_text(json.dumps(counts))
-        (building / "sources.json").write_text(json.dumps(_sources(items, instructions)))
-        shutil.rmtree(folder, ignore_errors=True)
-        building.rename(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def _save(path: Path, values: Sequence[float], dtype: type) -> None:
-    unfinished = path.with_suffix(".unfinished.npy")
-    np.save(unfinished, np.array(values, dtype=dtype))
-    unfinished.replace(path)
+    with (folder / "products.jsonl").open("w", encoding="ascii") as lines:
+        build_index(written(lines)).save(folder)
+    for name, values in {
+        "ids": ids,
+        "prices": np.reshape(prices, (-1, 2)),
+        "has_goals": has_goals,
+        "category": category,
+        "product_starts": product_starts,
+        "goal_starts": goal_starts,
+        "goal_order": np.array(shuffled(range(goal_starts[-1])), dtype=np.uint32),
+    }.items():
+        np.save(folder / f"{name}.npy", np.asarray(values))
+    (folder / "categories.json").write_text(json.dumps(list(categories)))
+    (folder / "attribute_counts.json").write_text(json.dumps(counts))

@@ -2,10 +2,12 @@
 
 import functools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..worlds import World
 from .env import WebShopEnv, find_shop
+from .nouns import LIGHT, MODEL
 
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ class WebShop(World):
             With `data_dir`: goals that people wrote, instead of those made of the products' options.
         price_seed (`int`, *optional*, defaults to `0`):
             With `data_dir`: seed of charged prices and of price limits, [`WebShopEnv`]'s `seed`.
+        cache_dir (`str`, *optional*):
+            With `data_dir`: folder of the cache; `.webshop_cache` in `data_dir` if not given.
     """
 
     name: ClassVar[str] = "webshop"
@@ -46,6 +50,17 @@ class WebShop(World):
     price_seed: int = field(
         default=0, metadata={"help": "With data_dir: seed of charged prices and of the goals' price limits."}
     )
+    cache_dir: str | None = field(
+        default=None,
+        metadata={"help": "With data_dir: folder of the cache, e.g. where data_dir itself cannot be written."},
+    )
+
+    def __post_init__(self) -> None:
+        # another folder would be meant after a change of directory
+        if self.data_dir is not None:
+            self.data_dir = str(Path(self.data_dir).resolve())
+        if self.cache_dir is not None:
+            self.cache_dir = str(Path(self.cache_dir).resolve())
 
     def dataset(self, split: str) -> "Dataset":
         return WebShopEnv.dataset(split, **self._shop)
@@ -57,9 +72,16 @@ class WebShop(World):
     def notes(self) -> list[str]:
         if self.data_dir is None:
             return []
-        return [f"Nouns of titles, for the score, by: {find_shop(**self._shop).tagger.name}."]
+        tagger = find_shop(**self._shop).tagger
+        differs = f" Some scores differ from the original's, which finds them by {MODEL}." if tagger is LIGHT else ""
+        return [f"Nouns of titles, for the score, by: {tagger.name}.{differs}"]
 
     @property
     def _shop(self) -> dict[str, Any]:
         """What dataset and environment must agree on."""
-        return {"data_dir": self.data_dir, "human_goals": self.human_goals, "seed": self.price_seed}
+        return {
+            "data_dir": self.data_dir,
+            "human_goals": self.human_goals,
+            "seed": self.price_seed,
+            "cache_dir": self.cache_dir,
+        }
