@@ -67,7 +67,8 @@ def test_spacys_nouns_are_those_the_original_takes():
 
 def test_without_spacy_the_error_names_the_extra():
     code = (
-        "import sys; sys.modules['spacy'] = None\nfrom sdar_trl.envs.webshop.nouns import spacy_tagger\nspacy_tagger('some_model')"
+        "import sys; sys.modules['spacy'] = None\n"
+        "from sdar_trl.envs.webshop.nouns import spacy_tagger\nspacy_tagger('en_core_web_sm')"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
