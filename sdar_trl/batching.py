@@ -17,15 +17,15 @@ from torch.nn.parallel import DistributedDataParallel
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from .checkpointing import ResumableGRPOTrainer
 from .envs.border import Border
 from .episodes import Episode, Turn, as_messages
+from .loops import LoopsGRPOTrainer
 from .losses import aggregate_loss, importance_sampling_ratio
 from .metrics import Metrics, count_rows, merged_micro_batches
 from .rows import Row, micro_batches, padded_count, rows_batch, was_cut
 
 
-class RowsGRPOTrainer(ResumableGRPOTrainer):
+class RowsGRPOTrainer(LoopsGRPOTrainer):
     """[`~trl.GRPOTrainer`] whose batches may have any number of rows, another on each process."""
 
     episodes: list[Episode]
