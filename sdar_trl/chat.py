@@ -25,6 +25,10 @@ class Chat:
         context_role (`str`, *optional*, defaults to `"system"`):
             Message that gets a context: `"system"` appends it to the system message, `"user"` puts it in front of the
             first user message.
+
+    Attributes:
+        control ([`~sdar_trl.control.ControlTokens`]):
+            Keeps what messages spell from becoming control tokens.
     """
 
     _ASSISTANT = "ASSISTANTSAID"  # stands for a past response; templates render it verbatim
@@ -38,7 +42,7 @@ class Chat:
         self.tokenizer = tokenizer
         self.template_kwargs = template_kwargs or {}
         self.context_role = context_role
-        self._control = ControlTokens(tokenizer, self._render)
+        self.control = ControlTokens(tokenizer, self._render)
 
     # Context
 
@@ -117,7 +121,7 @@ class Chat:
                 "The chat template must render a user's and an assistant's messages whose contents are texts; it "
                 f"fails on them, or leaves them out ({type(error).__name__}: {error}). Use another `chat_template`."
             ) from error
-        if token not in self._control.special.values():
+        if token not in self.control.special.values():
             raise ValueError(
                 "The chat template must end an assistant turn with a special token, so that a conversation can grow "
                 f"by appending ids; got {self.tokenizer.decode([token])!r} after the assistant's text."
@@ -126,11 +130,11 @@ class Chat:
 
     def prompt_text(self, messages: list[Message]) -> str:
         """The messages rendered, up to where the assistant's next response begins."""
-        return self._render(self._control.as_text(messages), add_generation_prompt=True)
+        return self._render(self.control.as_text(messages), add_generation_prompt=True)
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a rendered text."""
-        return self._control.encode(text)
+        return self.control.encode(text)
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
         """Ids of the messages, up to where the assistant's next response begins."""
@@ -158,12 +162,12 @@ class Chat:
         Returns:
             `list[int]` or `None`: the ids, begun by the end-of-turn token where the response was cut before it.
         """
-        before = self._control.what_was_read(read)
+        before = self.control.what_was_read(read)
         return self.text_ids(text[len(before) :]) if text.startswith(before) else None
 
     def decode(self, ids: list[int]) -> str:
         """Text of a response, without the tokens that end it. Other special tokens, as of an action, are kept."""
-        ends = {self.end_of_turn_id, *self._control.sequence}
+        ends = {self.end_of_turn_id, *self.control.sequence}
         return str(self.tokenizer.decode([token for token in ids if token not in ends]))
 
     def _render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
@@ -178,7 +182,7 @@ class Chat:
         conversation = [
             {"role": "user", "content": "dummy"},
             {"role": "assistant", "content": self._ASSISTANT},
-            *self._control.as_text([{"role": "user", "content": observation}]),
+            *self.control.as_text([{"role": "user", "content": observation}]),
         ]
         tail = self._render(conversation, add_generation_prompt=True).split(self._ASSISTANT, 1)[1]
-        return self._control.encode(tail)
+        return self.control.encode(tail)

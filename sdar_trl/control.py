@@ -66,8 +66,11 @@ class ControlTokens:
         """Ids of a text that was rendered."""
         if self._BREAK not in text:
             return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        ids = self._breaking_tokenizer(text, add_special_tokens=False)["input_ids"]
-        mark = self._breaking_tokenizer.added_tokens_encoder[self._BREAK]
+        return self.without_breaks(self.breaking_tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def without_breaks(self, ids: list[int]) -> list[int]:
+        """Ids as `breaking_tokenizer` encodes them, without the breaks."""
+        mark = self.breaking_tokenizer.added_tokens_encoder[self._BREAK]
         return [token for token in ids if token != mark]
 
     def as_text(self, messages: Iterable[Message]) -> list[Message]:
@@ -142,7 +145,7 @@ class ControlTokens:
         return re.compile(rf"(?=[{first}])(?=(?:{'|'.join(spelled)})).", re.DOTALL)
 
     @cached_property
-    def _breaking_tokenizer(self) -> PreTrainedTokenizerBase:
+    def breaking_tokenizer(self) -> PreTrainedTokenizerBase:
         """A tokenizer that knows the break. It is made where it is needed: large ones take a second to copy."""
         tokenizer = copy.deepcopy(self.tokenizer)
         tokenizer.add_tokens([AddedToken(self._BREAK, normalized=False, special=False)])

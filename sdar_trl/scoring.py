@@ -19,8 +19,8 @@ from transformers import DynamicCache
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutput
 
-from .checkpointing import ResumableGRPOTrainer
 from .generation import cache_obstacle
+from .loops import LoopsGRPOTrainer
 
 
 PART_ROWS = 8  # that go through at once: enough to keep a machine busy, few enough to be of like length
@@ -180,7 +180,7 @@ def backbone_in_parts(backbone: Any, parts: list[Part]) -> Iterator[list[torch.T
             del backbone.forward
 
 
-class ScoringGRPOTrainer(ResumableGRPOTrainer):
+class ScoringGRPOTrainer(LoopsGRPOTrainer):
     """[`~trl.GRPOTrainer`] whose forwards, all of them, leave out what nobody looks at (`lean_forward`)."""
 
     _sampled: torch.Tensor | None = (

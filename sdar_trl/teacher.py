@@ -89,11 +89,11 @@ class Teacher:
         texts = dict(zip(map(id, episodes), context_texts(self.context, episodes, self.border), strict=True))
         # a student that read the skills itself has no teacher
         contexts = ["" if row.episode.student_context else texts[id(row.episode)] for row in rows]
-        given = [(row, text) for row, text in zip(rows, contexts, strict=True) if text]
-        with_context = [self.in_prompt(row.messages, text) for row, text in given]
-        rendered = iter(self.render(with_context) if given else [])
+        # all of them, also those that are not read: TRL's loop knows by its place which tools a prompt has
+        with_context = [self.in_prompt(row.messages, text) for row, text in zip(rows, contexts, strict=True)]
+        rendered = self.render(with_context) if any(contexts) else [[]] * len(rows)
         prompts, fits = fit_teacher_rows(
-            [next(rendered) if text else row.prompt_ids for row, text in zip(rows, contexts, strict=True)],
+            [ids if text else row.prompt_ids for ids, row, text in zip(rendered, rows, contexts, strict=True)],
             [row.prompt_ids for row in rows],
             mask.sum(1).tolist()[: len(rows)],
             self.max_length,

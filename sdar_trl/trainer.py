@@ -39,7 +39,6 @@ from trl.trainer.utils import get_config_model_id, pad
 
 from . import checks
 from .batching import RowsGRPOTrainer
-from .chat import Chat
 from .config import SDARConfig
 from .contexts import SkillContext, TeacherContext, context_texts, skill_context, skill_records
 from .distillation import Distillation, taught_tokens
@@ -201,7 +200,7 @@ class SDARTrainer(RowsGRPOTrainer):
             self.mask_truncated_completions = False
         self.episodes = []
         self._inputs: list[dict[str, Any]] = []  # the rows of the dataset, one an episode
-        chat = Chat(self._tokenizer, self.chat_template_kwargs, args.context_role)  # type: ignore[arg-type]
+        chat = self._chat
         context_length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if plays_text:
             response_length = min(args.max_response_length, args.max_completion_length)

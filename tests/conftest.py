@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must no
 import pytest
 import torch
 from datasets import Dataset
+from no_skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 from toys import CountingEnv
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 

