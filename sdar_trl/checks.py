@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from .contexts import SkillContext, TeacherContext
 from .envs.border import Border
-from .envs.workers import close_worker, failure, start_worker
+from .envs.workers import BuildError, close_worker, failure, start_worker
 from .episodes import Episode, StopReason
 from .skills import SkillLibrary
 
@@ -288,7 +288,9 @@ def _try_reset(factory: Any, kind: str, rows: Sequence[Mapping[str, Any]]) -> No
             worker.start("reset", **row)
             border.observation(worker.result())
             return
-        except (Exception, SystemExit) as error:
+        except (KeyboardInterrupt, BuildError):
+            raise
+        except BaseException as error:
             failures.append((failure("reset", error)[0], error))
         finally:
             close_worker(worker)
