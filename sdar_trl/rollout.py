@@ -15,7 +15,7 @@ from .chat import Chat
 from .checks import check_factories
 from .contexts import context_texts
 from .envs import TextEnv
-from .envs.border import Border, BorderError, short
+from .envs.border import Border, BorderError, plain, short
 from .envs.workers import BuildError, EnvWorker, close_worker, failure, shown_kind, start_worker
 from .episodes import Episode, Message, StopReason, Turn
 from .generation import Backend
@@ -319,7 +319,7 @@ class Rollout:
             (method, kind),
             "The environment failed in task %s, and this episode trains nothing: %s Further failures of this kind are "
             "counted in `env/stop/env_error`, without a word.",
-            episode.task.get("task_id", ""),
+            plain(episode.task.get("task_id", "")),
             reason,
             exc_info=None if isinstance(error, BorderError) else error,
         )
