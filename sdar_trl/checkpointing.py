@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 from torch.utils.data import Sampler
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints, sort_checkpoints
 from trl import GRPOTrainer
 
@@ -112,6 +113,9 @@ class ResumableGRPOTrainer(GRPOTrainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, str(self.args.output_dir))
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, JITCheckpointCallback):  # on SIGTERM; in the middle of a step is no place to go on
+                callback.on_pre_optimizer_step = lambda *args, **kwargs: None  # type: ignore[method-assign]
         return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:

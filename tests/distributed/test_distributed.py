@@ -12,12 +12,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from sdar_trl.checkpointing import checkpoint_to_resume
+
 
 HERE = Path(__file__).parent
 WORLD = {"single": 1, "ddp": 2, "zero2": 2, "zero3": 2, "fsdp2": 2}
 
 
-def launch(backend, folder, jobs, expect_killed=False):
+def launch(backend, folder, jobs, expect_killed=False, by="SIGKILL"):
     port = 29500 + os.getpid() % 1000
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(WORLD[backend])]
     command += ["--master_port", str(port), str(HERE / "worker.py"), backend, str(folder), json.dumps(jobs)]
@@ -29,7 +31,7 @@ def launch(backend, folder, jobs, expect_killed=False):
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    failed, was_killed = done.returncode != 0, done.returncode == -9 or "SIGKILL" in done.stderr
+    failed, was_killed = done.returncode != 0, done.returncode == -9 or by in done.stderr
     assert failed == expect_killed == was_killed, done.stdout[-3000:] + done.stderr[-9000:]
 
 
@@ -125,6 +127,42 @@ def test_environments_that_raise_on_one_process_only_leave_the_others_playing(ba
     assert "env_error" not in left["stop_reasons"]
     assert any(entry["env/stop/env_error"] > 0 for entry in left["history"])
     assert left["generate_calls"] == right["generate_calls"]
+
+
+FAULTY = {
+    "play": "sampled",
+    "num_generations": 4,
+    "per_device_train_batch_size": 4,
+    "max_steps": 3,
+    "sdar_coef": 0.5,
+    "lengths": [3],
+    "learning_rate": 1e-3,
+}
+
+
+def test_faults_in_processes_of_environments_train_two_processes_as_plain_errors_do(random_model_folder, tmp_path):
+    """The last job stops one of them while a checkpoint is written: the one before is the last that is whole."""
+    faults = ["dies", None, "is killed", "hangs", "writes garbage", "cannot be sent", "exits", "answers with nonsense"]
+    job = {**FAULTY, "model": random_model_folder, "save_strategy": "steps", "save_steps": 1}
+    jobs = [
+        {**job, "name": "faulty", "faults": faults},
+        {**job, "name": "plain", "faults": [fault and "raises" for fault in faults]},
+        {**job, "name": "stopped", "terminate_at": 2},
+    ]
+    launch("ddp", tmp_path, jobs, expect_killed=True, by="SIGTERM")
+    for rank in range(2):
+        faulty, plain = result(tmp_path, "faulty", rank), result(tmp_path, "plain", rank)
+        assert faulty["stop_reasons"] == plain["stop_reasons"] and faulty["panel"] == plain["panel"]
+        assert faulty["generations"] == plain["generations"]
+        for ours, theirs in zip(faulty["history"], plain["history"], strict=True):
+            assert {**ours, "step_time": 0} == {**theirs, "step_time": 0}
+        assert any(0 < entry["env/stop/env_error"] < 1 and entry["grad_norm"] > 0 for entry in faulty["history"])
+        assert 0 < sum(record["stop_reason"] == "env_error" for record in faulty["panel"]) < 8
+    left, right = (load_file(tmp_path / name / "checkpoint-3" / "model.safetensors") for name in ("faulty", "plain"))
+    assert all(torch.equal(left[key], right[key]) for key in left)
+    assert (tmp_path / "stopped" / "checkpoint-2" / "optimizer.pt").exists()
+    last = checkpoint_to_resume(True, str(tmp_path / "stopped"))
+    assert last == str(tmp_path / "stopped" / "checkpoint-1")
 
 
 # Stopping and going on
