@@ -1,7 +1,9 @@
 """Checkpoints that are whole, and adapters; distributed/ has the runs that are killed."""
 
+import contextlib
 import json
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -157,6 +159,29 @@ def test_a_run_that_writes_a_checkpoint_on_sigterm_is_resumed_exactly(event, mak
     assert again.state.global_step == 4
     for left, right in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+class Intruder:
+    """Runs when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_what_someone_put_in_place_of_a_checkpoints_files_is_never_run(folder, make_trainer, make_config, tmp_path):
+    files = sorted(path for path in (folder / "checkpoint-3").iterdir() if path.suffix in (".pt", ".pth", ".bin"))
+    assert {"resume_0.pt", "optimizer.pt", "scheduler.pt", "rng_state.pth"} < {path.name for path in files}
+    for path in files:
+        kept = path.read_bytes()
+        torch.save(Intruder(tmp_path / "ran"), path)
+        with contextlib.suppress(pickle.UnpicklingError):  # `training_args.bin` is not read
+            make_trainer(make_config(**{**SAVING, "max_steps": 4})).train(resume_from_checkpoint=True)
+            assert path.name == "training_args.bin"
+        path.write_bytes(kept)
+    assert not (tmp_path / "ran").exists()
 
 
 # Adapters
