@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 from torch.utils.data import Sampler
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints, sort_checkpoints
 from trl import GRPOTrainer
 
@@ -77,20 +78,26 @@ def checkpoint_to_resume(resume_from_checkpoint: str | bool | None, output_dir: 
     """
     if not resume_from_checkpoint:
         return None
-    if str(resume_from_checkpoint).lower() != "true":
-        if not (Path(str(resume_from_checkpoint)) / COMPLETE).exists():
-            raise ValueError(
-                f"{resume_from_checkpoint} is no whole checkpoint: it has no {COMPLETE}, which is written last. The "
-                "run was probably stopped while writing it. Resume from the one before, or with "
-                "`resume_from_checkpoint=True` from the last whole one."
-            )
-        return str(resume_from_checkpoint)
-    folders = sort_checkpoints(output_dir, PREFIX_CHECKPOINT_DIR)[::-1] if Path(output_dir).is_dir() else []
-    for folder in folders:
-        if (Path(folder) / COMPLETE).exists():
-            return str(folder)
+    asked = None if str(resume_from_checkpoint).lower() == "true" else Path(str(resume_from_checkpoint))
+    if asked is not None and _is_whole(asked):
+        return str(asked)
+    run_dir = Path(output_dir) if asked is None else asked.parent
+    folders = sort_checkpoints(str(run_dir), PREFIX_CHECKPOINT_DIR) if run_dir.is_dir() else []
+    whole = [folder for folder in folders if _is_whole(Path(folder))]
+    if asked is not None:
+        raise ValueError(
+            f"{asked} is no whole checkpoint: it has no {COMPLETE}, which is written last. The run was probably "
+            f"stopped while writing it. {f'Resume from {whole[-1]}.' if whole else 'No other one beside it is whole.'}"
+        )
+    if not whole:
+        raise ValueError(f"No whole checkpoint in {run_dir}.")
+    for folder in folders[folders.index(whole[-1]) + 1 :]:
         logger.warning("%s was cut while it was being written, and is passed over.", folder)
-    raise ValueError(f"No whole checkpoint in {output_dir}.")
+    return whole[-1]
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / COMPLETE).exists()
 
 
 class ResumableGRPOTrainer(GRPOTrainer):
@@ -106,6 +113,9 @@ class ResumableGRPOTrainer(GRPOTrainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, str(self.args.output_dir))
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, JITCheckpointCallback):  # on SIGTERM; in the middle of a step is no place to go on
+                callback.on_pre_optimizer_step = lambda *args, **kwargs: None  # type: ignore[method-assign]
         return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
@@ -129,11 +139,16 @@ class ResumableGRPOTrainer(GRPOTrainer):
         self._buffered_inputs = state["batch"]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go once this one is whole
-        super()._save_checkpoint(model, trial)
-        self.args.save_total_limit = limit
         run_dir = self._get_output_dir(trial)
         folder = Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            (folder / COMPLETE).unlink(missing_ok=True)  # of a run before, whose files are about to be replaced
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go once this one is whole
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
         torch.save(self._resume_state(), folder / f"resume_{self.accelerator.process_index}.pt")
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
@@ -142,7 +157,9 @@ class ResumableGRPOTrainer(GRPOTrainer):
                 "num_processes": self.accelerator.num_processes,
                 "settings": self._batch_settings(),
             }
-            (folder / COMPLETE).write_text(json.dumps(content))
+            unfinished = folder / f"{COMPLETE}.tmp"
+            unfinished.write_text(json.dumps(content))
+            unfinished.replace(folder / COMPLETE)
             rotate_checkpoints(run_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

@@ -14,8 +14,8 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from .contexts import SkillContext, TeacherContext
-from .envs.border import Border
-from .envs.workers import close_worker, failure, start_worker
+from .envs.border import Border, short
+from .envs.workers import BuildError, close_worker, failure, start_worker
 from .episodes import Episode, StopReason
 from .skills import SkillLibrary
 
@@ -23,7 +23,9 @@ from .skills import SkillLibrary
 logger = logging.getLogger(__name__)
 
 _TRIED_ROWS = 3
-_CHECKED_PROMPTS = 1000
+_ROWS_READ = 1000  # at once
+# what TRL takes for pictures, and what it calls reward functions with
+_NAMES_OF_TRL = {"image", "images", "prompts", "completions"}
 
 
 # Skills
@@ -117,7 +119,8 @@ def read_tasks(dataset: Any, environment_factory: Any, args: Any, plays_text: bo
         The dataset.
 
     Raises:
-        `ValueError`: if there are fewer tasks than a batch needs, or prompts that text environments cannot use.
+        `ValueError`: if there are fewer tasks than a batch needs, or columns or prompts that text environments cannot
+            use.
     """
     needed = args.generation_batch_size // args.num_generations
     if dataset is None and plays_text:
@@ -146,9 +149,15 @@ def read_tasks(dataset: Any, environment_factory: Any, args: Any, plays_text: bo
             f"`train_dataset` needs a column `prompt`, messages or a text; it has {dataset.column_names}. Only an "
             "environment can state a task by itself."
         )
+    if plays_text and (taken := sorted(_NAMES_OF_TRL.intersection(dataset.column_names))):
+        raise ValueError(
+            f"`train_dataset` has columns {taken}, names that TRL uses for something else: pictures, or what reward "
+            "functions are called with. Rename them, here and in the environment's `reset`."
+        )
     if plays_text and "prompt" in dataset.column_names:
         border = Border()
-        for index, prompt in enumerate(dataset[:_CHECKED_PROMPTS]["prompt"]):
+        prompts = (prompt for rows in dataset.iter(_ROWS_READ) for prompt in rows["prompt"])
+        for index, prompt in enumerate(prompts):
             border.messages(prompt, f"row {index}")
     return dataset
 
@@ -179,7 +188,7 @@ def plain_rows(rows: Sequence[Mapping[str, Any]], border: Border, plays_text: bo
     plain = []
     for row in rows:
         row = {**row}
-        prompt, task = row.pop("prompt", None), f"task {row.get('task_id', '')!r}"
+        prompt, task = row.pop("prompt", None), f"task {short(row.get('task_id', ''))}"
         if plays_text:
             row["prompt"] = border.messages(prompt, task)
         elif isinstance(prompt, str):
@@ -288,7 +297,9 @@ def _try_reset(factory: Any, kind: str, rows: Sequence[Mapping[str, Any]]) -> No
             worker.start("reset", **row)
             border.observation(worker.result())
             return
-        except (Exception, SystemExit) as error:
+        except (KeyboardInterrupt, BuildError):
+            raise
+        except BaseException as error:
             failures.append((failure("reset", error)[0], error))
         finally:
             close_worker(worker)
@@ -328,7 +339,7 @@ def check_first_rollout(episodes: Sequence[Episode]) -> None:
         task_id, reason = failed[0]
         raise RuntimeError(
             f"The environment failed in all {len(failed)} episodes of the first rollout, so there is nothing to train "
-            f"on. In the first{'' if task_id is None else f', of task {task_id!r}'}: {_advised(reason)}"
+            f"on. In the first{'' if task_id is None else f', of task {short(task_id)}'}: {_advised(reason)}"
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from .envs.border import Border
+from .envs.border import Border, plain
 from .episodes import Episode, StopReason
 from .skills import (
     RETRIEVERS,
@@ -211,21 +211,26 @@ def sibling_context(episodes: list[Episode]) -> list[str]:
     Returns:
         `list[str]`: the texts.
     """
-    siblings: dict[Any, list[tuple[list[list[int]], str]]] = {}
-    for task_id, ids, text in gather_object([_attempt(e) for e in episodes if e.success]):
+    siblings: dict[str, list[tuple[list[list[int]], str]]] = {}
+    for task_id, ids, text in gather_object([_attempt(e) for e in episodes if e.success and _task_id(e)]):
         siblings.setdefault(task_id, []).append((ids, text))
     texts = []
     for episode in episodes:
         own = [turn.response_ids for turn in episode.turns]
-        task_id = episode.task.get("task_id")
-        others = [text for ids, text in siblings.get(task_id, []) if ids != own and task_id is not None]
+        others = [text for ids, text in siblings.get(_task_id(episode), []) if ids != own]
         texts.append(f"# An attempt at this task that succeeded\n\n{others[0]}" if others else "")
     return texts
 
 
-def _attempt(episode: Episode) -> tuple[Any, list[list[int]], str]:
+def _task_id(episode: Episode) -> str:
+    """The id, whatever it is, as a key; `""` if there is none."""
+    task_id = plain(episode.task.get("task_id"))
+    return "" if task_id is None else repr(task_id)
+
+
+def _attempt(episode: Episode) -> tuple[str, list[list[int]], str]:
     turns = [f"{turn.observation}\n> {turn.response}" for turn in episode.turns]
-    return episode.task.get("task_id"), [turn.response_ids for turn in episode.turns], "\n".join(turns)
+    return _task_id(episode), [turn.response_ids for turn in episode.turns], "\n".join(turns)
 
 
 def hindsight_context(episodes: list[Episode]) -> list[str]:

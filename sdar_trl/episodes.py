@@ -4,7 +4,7 @@ The format on disk is described in docs/episodes.md.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
@@ -174,9 +174,10 @@ class Episode:
 
         Returns:
             `dict`: every field by name. Values in `task` and `info` that JSON does not know become its nearest kind,
-            or text.
+            or text, and numbers that are not finite `None`.
         """
-        return plain({**asdict(self), "return": self.episode_return, "success": self.success})
+        values = {**vars(self), "turns": [vars(turn) for turn in self.turns]}
+        return plain({**values, "return": self.episode_return, "success": self.success})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Episode":

@@ -46,7 +46,8 @@ def add_episodes(metrics: Metrics, episodes: list[Episode]) -> None:
         for reason in StopReason:
             metrics[f"env/stop/{reason.value}"].append(float(record["stop_reason"] is reason))
         for name, value in record["metrics"].items():
-            metrics[f"env/{name}"].append(value)
+            own = name.split("/")[0] in ("success", "return", "turns", "valid_actions", "stop")
+            metrics[f"env/{'metrics/' if own else ''}{name}"].append(value)
 
 
 def count_rows(metrics: Metrics, rows: Sequence[Row], cut: Sequence[bool]) -> int:

@@ -4,10 +4,10 @@ A conversation grows by appending token ids. What the policy sampled is never de
 history goes on; only what is new is rendered, and the joint falls on the special token that ends an assistant turn.
 """
 
-import functools
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,8 @@ from .chat import Chat
 from .checks import check_factories
 from .contexts import context_texts
 from .envs import TextEnv
-from .envs.border import Border, BorderError
-from .envs.workers import EnvWorker, close_worker, failure, start_worker
+from .envs.border import Border, BorderError, plain, short
+from .envs.workers import BuildError, EnvWorker, close_worker, failure, shown_kind, start_worker
 from .episodes import Episode, Message, StopReason, Turn
 from .generation import Backend
 from .history import History, Wording, growing, windowed, with_observation
@@ -31,8 +31,8 @@ class _Seat:
     """An episode in play: its environment, what the policy has read, and the observation it must answer."""
 
     episode: Episode
-    env: EnvWorker
     history: History
+    env: Any = None  # an `EnvWorker`, from reset to failure
     observation: str = ""
     ids: list[int] = field(default_factory=list)  # all that the next response is sampled after
     new_ids: list[int] = field(default_factory=list)  # those of them that follow the turn before
@@ -103,6 +103,9 @@ class Rollout:
             name: growing if history == "growing" else windowed(history_window, self._wording(factory))
             for name, factory in self.factories.items()
         }
+        # what never worked stops the run, see `play`; what did costs episodes
+        self._built: set[str | None] = set()
+        self._begun = False
         self._idle: dict[str | None, list[EnvWorker]] = {name: [] for name in self.factories}
 
     def play(self, tasks: Sequence[Mapping[str, Any]], student_context: StudentContext | None = None) -> list[Episode]:
@@ -119,33 +122,29 @@ class Rollout:
             `list[Episode]`: one per task, in order.
 
         Raises:
-            `ValueError`: if a task's prompt is not a list of messages that ends in the user's, or leaves no room for
-                a response.
+            `ValueError`: if a task's prompt is not a list of messages that ends in the user's, or, as long as none
+                did, leaves no room for a response.
+            `RuntimeError`: if an environment cannot be made, as long as none could.
         """
         seats: list[_Seat] = []
         try:
-            for task in tasks:
-                seats.append(self._take_seat(dict(task)))
+            seats += [self._seat(dict(task)) for task in tasks]
             self._reset(seats)
-            playing = [seat for seat in seats if seat.episode.stop_reason is None]
+            playing = _playing(seats)
             if student_context is not None:
                 texts = context_texts(student_context, [seat.episode for seat in playing], self.border)
                 for seat, text in zip(playing, texts, strict=True):
                     seat.episode.student_context = text
             for seat in playing:
                 self._begin(seat)
-            self._play([seat for seat in playing if seat.episode.stop_reason is None])
+            self._play(_playing(playing))
         except BaseException:
-            for seat in seats:
-                if seat.episode.stop_reason is not StopReason.ENV_ERROR:
-                    close_worker(seat.env)
+            self._give_back(seats)
             self.close()
             raise
         finally:
             self.backend.end()
-        for seat in seats:
-            if seat.episode.stop_reason is not StopReason.ENV_ERROR:
-                self._idle[self._name(seat.episode.task)].append(seat.env)
+        self._give_back(seats)
         return [seat.episode for seat in seats]
 
     def _play(self, waiting: list[_Seat]) -> None:
@@ -160,9 +159,9 @@ class Rollout:
             seconds = time.perf_counter() - began
             for index, seat in enumerate(running):
                 self._respond(seat, responses[index], logprobs[index] if logprobs is not None else None, seconds)
-            for seat in running:
+            for seat in _playing(running):
                 self._observe(seat)
-            running = [seat for seat in running if seat.episode.stop_reason is None]
+            running = _playing(running)
 
     def _wave_size(self, seats: list[_Seat]) -> int:
         """How many of the first seats may be played at once."""
@@ -183,49 +182,60 @@ class Rollout:
 
     def _wording(self, factory: Any) -> Wording | None:
         """An environment's own wording of its history, whose text is checked as its other answers are."""
-        wording = getattr(_shown_kind(factory), "history", None)
+        wording = getattr(shown_kind(factory), "history", None)
         return None if wording is None else lambda *args: self.border.observation(wording(*args), "history")
 
     def _name(self, task: Mapping[str, Any]) -> str | None:
         name = None if None in self.factories else task.get("environment")
-        if name not in self.factories:
+        if name not in list(self.factories):  # it may be anything
             raise ValueError(f"Got a task with `environment={name!r}`, expected one of {list(self.factories)}.")
         return name
 
-    def _take_seat(self, task: dict[str, Any]) -> _Seat:
-        """An environment for the task, idle or new."""
-        name = self._name(task)
-        messages = self.border.messages(task.get("prompt"), f"task {task.get('task_id', '')!r}")
-        env = self._idle[name].pop() if self._idle[name] else start_worker(self.factories[name])
-        return _Seat(Episode(task, messages), env, self._histories[name])
+    def _seat(self, task: dict[str, Any]) -> _Seat:
+        messages = self.border.messages(task.get("prompt"), f"task {short(task.get('task_id', ''))}")
+        return _Seat(Episode(task, messages), self._histories[self._name(task)])
 
     def _reset(self, seats: list[_Seat]) -> None:
-        """Reset the environments; the first observation ends the prompt's last message, as in TRL."""
-        for seat in seats:
-            seat.env.start("reset", **seat.episode.task)
-            seat.episode.task["prompt"] = seat.episode.prompt
-        for seat in seats:
-            try:
+        """Reset the environments, idle or new; the first observation ends the prompt's last message, as in TRL."""
+        for seat in seats:  # new ones are built side by side
+            with self._ends_its_own_episode(seat, "reset"):
+                name = self._name(seat.episode.task)
+                seat.env = self._idle[name].pop() if self._idle[name] else start_worker(self.factories[name])
+        for seat in _playing(seats):
+            with self._ends_its_own_episode(seat, "reset"):
+                seat.env.start("reset", **seat.episode.task)
+                self._built.add(self._name(seat.episode.task))
+        for seat in _playing(seats):
+            with self._ends_its_own_episode(seat, "reset"):
                 seat.observation = self.border.observation(seat.env.result())
-            except (Exception, SystemExit) as error:
-                self._fail(seat, "reset", error)
+        for seat in seats:
+            seat.episode.task["prompt"] = seat.episode.prompt
             seat.episode.prompt = with_observation(seat.episode.prompt, seat.observation)
+
+    def _give_back(self, seats: list[_Seat]) -> None:
+        """Keep the environments for other episodes."""
+        for seat in seats:
+            if seat.env is not None:
+                self._idle[self._name(seat.episode.task)].append(seat.env)
 
     def _begin(self, seat: _Seat) -> None:
         """What the policy reads first."""
-        try:
+        with self._ends_its_own_episode(seat, "history"):
             seat.messages = seat.history(seat.episode, seat.observation)
-        except Exception as error:
-            return self._fail(seat, "history", error)
-        assert seat.messages is not None
+        if seat.messages is None:
+            return
         ids = self.chat.prompt_ids(self.chat.with_context(seat.messages, seat.episode.student_context))
         needed = len(ids) + self.max_response_length
         if self.context_length is not None and needed > self.context_length:
-            raise ValueError(
-                f"The prompt of task {seat.episode.task.get('task_id', '')!r} has {len(ids)} tokens; with a response "
-                f"of `max_response_length` ({self.max_response_length}) that is {needed}, more than the model's "
-                f"context of {self.context_length}. Lower `max_response_length` or use a model with a longer context."
+            error = BorderError(
+                "A prompt must leave room for a response (`max_response_length`) in the model's context of "
+                f"{self.context_length} tokens; got {len(ids)} tokens, {needed} with a response, in task "
+                f"{short(seat.episode.task.get('task_id', ''))}. Lower `max_response_length` or use another model."
             )
+            if not self._begun:
+                raise error
+            return self._fail(seat, "reset", error)
+        self._begun = True
         seat.ids = seat.new_ids = ids
         seat.row_start = len(ids)
 
@@ -235,17 +245,18 @@ class Rollout:
         turn = Turn(seat.observation, seat.new_ids, ids, response, seat.messages, logprobs=logprobs)
         turn.generation_seconds = seconds
         seat.episode.turns.append(turn)
-        seat.env.start("step", response)
+        with self._ends_its_own_episode(seat, "step"):
+            seat.env.start("step", response)
 
     def _observe(self, seat: _Seat) -> None:
         """Take in what the environment says: go on with it, or end the episode."""
         episode = seat.episode
         turn = episode.turns[-1]
         began = time.perf_counter()
-        try:
+        with self._ends_its_own_episode(seat, "step"):
             step = self.border.step(seat.env.result())
-        except (Exception, SystemExit) as error:
-            return self._fail(seat, "step", error)
+        if episode.stop_reason is not None:
+            return
         turn.environment_seconds = time.perf_counter() - began
         turn.reward, turn.valid, turn.metrics = step.reward, step.valid, step.metrics
         episode.info, episode.feedback = step.info, step.observation
@@ -256,10 +267,10 @@ class Rollout:
         elif len(episode.turns) == self.max_turns:
             episode.stop_reason = StopReason.MAX_TURNS
         else:
-            try:
+            with self._ends_its_own_episode(seat, "history"):
                 messages = seat.history(episode, step.observation)
-            except Exception as error:
-                return self._fail(seat, "history", error)
+            if episode.stop_reason is not None:
+                return
             self._read(seat, step.observation, messages)
             if len(seat.ids) + self.max_response_length > self._length_limit(seat):
                 episode.stop_reason = StopReason.LENGTH
@@ -289,6 +300,17 @@ class Rollout:
         limit = seat.row_start + self.max_completion_length
         return limit if self.context_length is None else min(limit, self.context_length)
 
+    @contextmanager
+    def _ends_its_own_episode(self, seat: _Seat, method: str) -> Iterator[None]:
+        """What an environment raises inside; Ctrl-C is the user's."""
+        try:
+            yield
+        except BaseException as error:
+            never_built = isinstance(error, BuildError) and self._name(seat.episode.task) not in self._built
+            if never_built or isinstance(error, KeyboardInterrupt):
+                raise
+            self._fail(seat, method, error)
+
     def _fail(self, seat: _Seat, method: str, error: BaseException) -> None:
         """End the episode of an environment that raised or whose answer cannot be read, and let go of the instance."""
         episode = seat.episode
@@ -297,30 +319,31 @@ class Rollout:
             (method, kind),
             "The environment failed in task %s, and this episode trains nothing: %s Further failures of this kind are "
             "counted in `env/stop/env_error`, without a word.",
-            episode.task.get("task_id", ""),
+            plain(episode.task.get("task_id", "")),
             reason,
             exc_info=None if isinstance(error, BorderError) else error,
         )
         episode.stop_reason, episode.error = StopReason.ENV_ERROR, reason
-        close_worker(seat.env)
+        if seat.env is not None:
+            close_worker(seat.env)
+            seat.env = None
+
+
+def _playing(seats: list[_Seat]) -> list[_Seat]:
+    return [seat for seat in seats if seat.episode.stop_reason is None]
 
 
 # Factories
 
 
-def _shown_kind(factory: Any) -> Any:
-    """The class, or function, that a factory shows to be."""
-    return factory.func if isinstance(factory, functools.partial) else factory
-
-
 def _made_by(factory: Any) -> type:
     """The class of what a factory makes; one that does not show it is tried out."""
-    kind = _shown_kind(factory)
+    kind = shown_kind(factory)
     if inspect.isclass(kind):
         return kind
     made = factory()
     if hasattr(made, "close"):
-        made.close()
+        close_worker(made)
     return type(made)
 
 

@@ -1,15 +1,23 @@
 """Checkpoints that are whole, and adapters; distributed/ has the runs that are killed."""
 
+import contextlib
 import json
+import os
+import pickle
+import resource
 import shutil
+import signal
+import time
 
 import bitsandbytes as bnb
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel
+from safetensors import SafetensorError
 from steps import scored_batch, teacher_prompts_of
 from toys import CountingEnv
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 
 from sdar_trl import SDARTrainer
 from sdar_trl.policies import TINY_POLICY
@@ -68,6 +76,112 @@ def test_older_checkpoints_go_only_once_the_new_one_is_whole(make_trainer, make_
     trainer.train()
     assert kept == [["checkpoint-1"], ["checkpoint-1", "checkpoint-2"], ["checkpoint-2", "checkpoint-3"]]
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+# what is called right before a part of a checkpoint is written, in the order of writing
+PARTS = ["_save", "_save_optimizer_and_scheduler", "_save_rng_state", "_resume_state", "_batch_settings"]
+
+
+@pytest.mark.parametrize(
+    ("how", "part"), [*(("full disk", part) for part in PARTS), ("Ctrl-C", PARTS[1]), ("Ctrl-C", PARTS[-1])]
+)
+def test_whatever_stops_the_writing_of_a_checkpoint_the_last_whole_one_is_resumed_from(
+    how, part, make_trainer, make_config, tmp_path, monkeypatch
+):
+    config = make_config(**SAVING, save_total_limit=1)
+    trainer = make_trainer(config)
+    write, limits = getattr(trainer, part), resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def stopped(*args):
+        if trainer.state.global_step == 2 and how == "Ctrl-C":
+            os.kill(os.getpid(), signal.SIGINT)
+        elif trainer.state.global_step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8, limits[1]))  # bytes that a file may have
+        return write(*args)
+
+    monkeypatch.setattr(trainer, part, stopped)
+    try:
+        with pytest.raises((KeyboardInterrupt, OSError, RuntimeError, SafetensorError)):
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    folder = tmp_path / "out"
+    assert trainer.state.global_step == 2 and (folder / "checkpoint-2").is_dir() and trainer.args.save_total_limit == 1
+    with pytest.raises(ValueError, match="checkpoint-2 is no whole checkpoint.*Resume from .*checkpoint-1"):
+        make_trainer(config).train(resume_from_checkpoint=str(folder / "checkpoint-2"))
+    again = make_trainer(config)
+    again.train(resume_from_checkpoint=True)
+    assert [entry["step"] for entry in again.state.log_history if "loss" in entry] == [1, 2, 3]
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+def test_a_checkpoint_that_is_written_again_is_not_whole_in_the_meantime(folder, make_trainer, make_config):
+    trainer = make_trainer(make_config(**SAVING))
+
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    trainer._save_optimizer_and_scheduler = fail
+    with pytest.raises(OSError, match="No space"):
+        trainer.train(resume_from_checkpoint=str(folder / "checkpoint-1"))
+    trainer = make_trainer(make_config(**SAVING))
+    with pytest.raises(ValueError, match="checkpoint-2 is no whole checkpoint.*Resume from .*checkpoint-3"):
+        trainer.train(resume_from_checkpoint=str(folder / "checkpoint-2"))
+
+
+@pytest.mark.parametrize("event", ["on_step_begin", "on_substep_end", "on_pre_optimizer_step"])
+def test_a_run_that_writes_a_checkpoint_on_sigterm_is_resumed_exactly(event, make_trainer, make_config, tmp_path):
+    config = make_config(
+        **{"gradient_accumulation_steps": 2, "steps_per_generation": 4, "max_steps": 4, "enable_jit_checkpoint": True}
+    )
+
+    class Terminator(TrainerCallback):
+        pass
+
+    def terminate(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            manager.kill_wait = 0
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not manager.is_checkpoint_requested:
+                time.sleep(0.01)
+
+    setattr(Terminator, event, terminate)
+    whole = make_trainer(config)
+    whole.train()
+    stopped = make_trainer(config)
+    [jit] = [c for c in stopped.callback_handler.callbacks if isinstance(c, JITCheckpointCallback)]
+    manager = jit.jit_manager
+    stopped.callback_handler.callbacks.insert(0, Terminator())
+    stopped.train()
+    assert stopped.state.global_step < 4
+    again = make_trainer(config)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 4
+    for left, right in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+class Intruder:
+    """Runs when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_what_someone_put_in_place_of_a_checkpoints_files_is_never_run(folder, make_trainer, make_config, tmp_path):
+    files = sorted(path for path in (folder / "checkpoint-3").iterdir() if path.suffix in (".pt", ".pth", ".bin"))
+    assert {"resume_0.pt", "optimizer.pt", "scheduler.pt", "rng_state.pth"} < {path.name for path in files}
+    for path in files:
+        kept = path.read_bytes()
+        torch.save(Intruder(tmp_path / "ran"), path)
+        with contextlib.suppress(pickle.UnpicklingError):  # `training_args.bin` is not read
+            make_trainer(make_config(**{**SAVING, "max_steps": 4})).train(resume_from_checkpoint=True)
+            assert path.name == "training_args.bin"
+        path.write_bytes(kept)
+    assert not (tmp_path / "ran").exists()
 
 
 # Adapters

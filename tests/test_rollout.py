@@ -131,7 +131,7 @@ def test_an_episode_never_outgrows_its_budget_or_the_context(tokenizer, tasks):
 
 
 def test_a_prompt_that_leaves_no_room_for_a_response_is_an_error_with_the_lengths(tokenizer, tasks):
-    with pytest.raises(ValueError, match=r"'count/0' has \d+ tokens.*context of 20"):
+    with pytest.raises(ValueError, match=r"context of 20 tokens; got \d+ tokens.*'count/0'"):
         make_rollout(tokenizer, Spy(tokenizer), context_length=20).play([tasks[0]])
 
 

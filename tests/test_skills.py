@@ -395,6 +395,7 @@ def test_the_official_layout_gives_the_skills_that_its_rules_name(tmp_path, task
         ({**OFFICIAL, "skill_files": {**OFFICIAL["skill_files"], "heat": "out.md"}}, "lies outside the folder"),
         ({**OFFICIAL, "skill_files": {**OFFICIAL["skill_files"], "heat": 5}}, "must be a path in the folder, got 5"),
         ({**OFFICIAL, "skill_files": {**OFFICIAL["skill_files"], "heat": "a\0"}}, "must be a path in the folder"),
+        ({**OFFICIAL, "skill_files": {**OFFICIAL["skill_files"], "heat": "\ud83d"}}, "must be a path in the folder"),
         ({**OFFICIAL, "skill_files": {**OFFICIAL["skill_files"], "heat": "."}}, "is missing: '.'"),
         ({**OFFICIAL, "skill_files": {**OFFICIAL["skill_files"], "heat": "x" * 999}}, "is missing"),
         ({**OFFICIAL, "task_to_skill": {"x": ["place"]}}, r"task type 'x' wants skill \['place'\]"),

@@ -86,7 +86,7 @@ def test_threads_wait_side_by_side(make_rollout, tasks):
 
 
 def test_an_environment_that_cannot_be_built_stops_the_run(make_rollout, tasks):
-    with pytest.raises(RuntimeError, match="FileNotFoundError: no game files"):
+    with pytest.raises(RuntimeError, match="could not be made: FileNotFoundError.*no game files"):
         make_rollout(functools.partial(ProcessEnv, broken=True)).play(rows(tasks, {}, {}))
     assert not multiprocessing.active_children()
 

@@ -1,7 +1,11 @@
 """Small environments for tests."""
 
+import asyncio
+import contextlib
 import dataclasses
 import os
+import signal
+import stat
 import sys
 import time
 
@@ -101,3 +105,99 @@ class Scripted:
 
     def end(self) -> None:
         pass
+
+
+class Unshowable(BaseException):
+    """No error of Python's own kind, as that of a library in another language; and it cannot be printed."""
+
+    def __repr__(self) -> str:
+        raise ValueError("no words")
+
+    __str__ = __repr__
+
+
+class Unreadable:
+    """Can be sent, and not be read."""
+
+    def __reduce__(self):
+        return Unshowable.__repr__, (None,)
+
+
+def exit_at_once(signal_number: int | None = None) -> None:
+    os._exit(1) if signal_number is None else os.kill(os.getpid(), signal_number)
+
+
+def write_to_sockets(data: bytes) -> None:
+    """Write where answers are written, as an environment does that holds a wrong file descriptor."""
+    for number in range(3, 256):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                os.write(number, data)
+
+
+def raising(error: BaseException):
+    def fault(answer):
+        raise error
+
+    return fault
+
+
+FAULTS = {
+    "raises": raising(RuntimeError("no network")),
+    "exits": raising(SystemExit(1)),
+    "is cancelled": raising(asyncio.CancelledError()),
+    "panics": raising(Unshowable()),
+    "answers with nonsense": lambda answer: object(),
+    "answers with an endless number": lambda answer: 10**5000,
+}
+"""What an environment does in place of its answer, by name."""
+
+PROCESS_FAULTS = {
+    "dies": lambda answer: exit_at_once(),
+    "is killed": lambda answer: exit_at_once(signal.SIGKILL),
+    "is stopped": lambda answer: exit_at_once(signal.SIGSTOP),
+    "hangs": lambda answer: time.sleep(600),
+    "closes its files": lambda answer: os.closerange(3, 256),
+    "writes garbage": lambda answer: write_to_sockets(b"\x00\x00\x00\x04junk") or answer,
+    "stops in the middle": lambda answer: write_to_sockets(b"\x00\x0f\x00\x00junk") or time.sleep(600),
+    "cannot be sent": lambda answer: lambda: None,
+    "cannot be read": lambda answer: Unreadable(),
+    "loses its own pipe": raising(BrokenPipeError("the game is gone")),
+}
+"""The same, for an environment in a process of its own."""
+
+
+class FaultyEnv(CountingEnv):
+    """Has the fault that its task names, in the call that it names; in `step` in the second turn, after an odd
+    response. It cannot be made while there is a file `broken`."""
+
+    timeout = 2.0
+
+    def __init__(self, broken: str = ""):
+        self.fault = None
+        if os.path.exists(broken):
+            raise ConnectionError("no server")
+
+    def _answer(self, method, answer):
+        if self.fault is None or self.method != method:
+            return answer
+        return {**FAULTS, **PROCESS_FAULTS}[self.fault](answer)
+
+    def reset(self, *, fault: str | None = None, method: str = "step", **task) -> str:
+        self.fault, self.method = fault, method
+        return self._answer("reset", super().reset(**task))
+
+    def step(self, response: str) -> Step:
+        step = super().step(response)
+        return self._answer("step", step) if self.turn == 2 and sum(response.encode()) % 2 else step
+
+    def close(self) -> None:
+        self._answer("close", None)
+
+
+class FaultyThreadEnv(FaultyEnv):
+    parallel = "thread"
+
+
+class FaultyProcessEnv(FaultyEnv):
+    parallel = "process"

@@ -8,6 +8,8 @@ this border a reward is a finite `float`, a flag a `bool`, and text can be encod
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from enum import Enum
 from typing import Any, SupportsFloat, SupportsIndex
 
@@ -111,20 +113,25 @@ class Border:
         return self.text(found, "`Step.observation`")
 
     def _info(self, value: Any, terminated: bool) -> dict[str, Any]:
-        info = plain({} if value is None else value)
-        if not isinstance(info, dict):
+        given = {} if value is None else value
+        if not isinstance(given, Mapping):
             raise BorderError(f"{_STEP} whose `info` is a dict; got {_shown(value)}.")
-        if terminated and info.get("success") is not None:
-            info["success"] = _flag(info["success"], "info['success']")
-        if info.get("score") is None:
+        try:
+            info = plain(given)
+        except RecursionError:
+            raise BorderError(f"{_STEP} whose `info` JSON can hold; got {_shown(value)}, nested too deep.") from None
+        if terminated and given.get("success") is not None:
+            info["success"] = _flag(given["success"], "info['success']")
+        if given.get("score") is None:
             info.pop("score", None)
-        elif (score := number(info["score"])) is None:
+        elif (score := number(given["score"])) is None:
             self.tell(
                 "score",
                 "`Step.info['score']` must be a finite number; got %s. It is left out, so the return counts as the "
                 "score.",
-                _shown(info.pop("score")),
+                _shown(given["score"]),
             )
+            del info["score"]
         else:
             info["score"] = score
         return info
@@ -139,8 +146,9 @@ class Border:
             return {}
         found = {}
         for name, metric in value.items():
+            name = self.text(name if isinstance(name, str) else _text(name), "`Step.metrics`")
             if (known := number(metric)) is not None:
-                found[self.text(str(name), "`Step.metrics`")] = known
+                found[name] = known
             elif metric is not None:
                 self.tell(
                     ("metrics", name),
@@ -196,7 +204,7 @@ class Border:
                 f"The content of a message must be a text, or a list of parts that are text "
                 f'([{{"type": "text", "text": ...}}]); got {_shown(message.get("content"))} in {task}.'
             )
-        return {**message, "content": self.text(found, "A message of `prompt`")}
+        return {**plain(message), "content": self.text(found, "A message of `prompt`")}
 
 
 def content_text(content: Any) -> str | None:
@@ -222,7 +230,7 @@ def number(value: Any) -> float | None:
     try:
         value = value.item() if hasattr(value, "item") else value
         found = float(value) if isinstance(value, SupportsFloat | SupportsIndex) else math.nan
-    except (TypeError, ValueError, OverflowError, RuntimeError):
+    except Exception:
         return None
     return found if math.isfinite(found) else None
 
@@ -236,7 +244,8 @@ def plain(value: Any) -> Any:
             Any value.
 
     Returns:
-        `None`, `bool`, `int`, `float`, `str`, `list` or `dict`: itself, or its nearest kind; else its text.
+        `None`, `bool`, `int`, `float`, `str`, `list` or `dict`: itself, or its nearest kind; else its text. A number
+        that is not finite, or that no `float` can hold, becomes `None`.
     """
     if isinstance(value, Enum):
         return plain(value.value)
@@ -246,19 +255,36 @@ def plain(value: Any) -> Any:
         return value
     for kind in (int, float):  # NumPy's float64 is a float, and no plain one
         if isinstance(value, kind):
-            return kind(value)
+            return kind(value) if _is_finite(value) else None
     if isinstance(value, Mapping):
-        return {plain(str(key)): plain(item) for key, item in value.items()}
+        return {_text(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
-    if hasattr(value, "tolist"):  # numbers and arrays of NumPy and PyTorch
-        return plain(value.tolist())
-    return plain(str(value))
+    with suppress(Exception):  # numbers and arrays of NumPy and PyTorch
+        items = value.tolist()
+        if type(items) is not type(value):  # NumPy's longdouble stays one
+            return plain(items)
+    return _text(value)
+
+
+def short(value: Any, length: int = 200) -> str:
+    """A value as it is shown in messages, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception as error:  # a number of 5,000 digits too
+        text = f"<what cannot be shown: {type(error).__name__}>"
+    return plain(text if len(text) <= length else f"{text[:length]}...")
 
 
 def portable(value: Any) -> Any:
     """A [`Step`] that can be sent to another process, whatever is in its `info`; anything else as it is."""
-    return Step(**{**vars(value), "info": plain(value.info)}) if type(value) is Step else value
+    if type(value) is not Step or not isinstance(value.info, Mapping):
+        return value
+    info = plain(value.info)
+    for name in ("success", "score"):  # what is read of it: a number that is none must not look like nothing there
+        if value.info.get(name) is not None and info[name] is None:
+            info[name] = math.nan
+    return replace(value, info=info)
 
 
 def _reward(value: Any) -> float:
@@ -279,6 +305,19 @@ def _shown(value: Any) -> str:
     """A value and its kind, short."""
     if value is None:
         return "None"
-    text = repr(value)
     kind = f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
-    return f"{text if len(text) <= 200 else text[:200] + '...'} ({kind})"
+    return f"{short(value)} ({kind})"
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _text(value: Any) -> str:
+    try:
+        return plain(str(value))
+    except Exception:
+        return short(value)

@@ -8,18 +8,19 @@ longer than the class attribute `timeout` (seconds) raises `TimeoutError`, excep
 import functools
 import logging
 import multiprocessing
+import pickle
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 from .base import TextEnv
-from .border import BorderError, number, portable
+from .border import BorderError, number, portable, short
 
 
 logger = logging.getLogger(__name__)
@@ -28,8 +29,19 @@ DEFAULT_TIMEOUT = 300.0
 CLOSING_TIME = 5.0  # seconds for a process to end by itself
 
 
+class BuildError(RuntimeError):
+    """An environment could not be made; the cause says why."""
+
+    def __init__(self, cause: BaseException):
+        super().__init__(f"The environment could not be made: {_said(cause)}.")
+
+
 class RemoteError(RuntimeError):
     """An environment raised in a process of its own; the message ends in the traceback from there."""
+
+    def __init__(self, said: str, where: str):
+        super().__init__(f"In the environment's process:\n{where}")
+        self.said = said
 
 
 def failure(method: str, error: BaseException) -> tuple[str, str]:
@@ -47,8 +59,12 @@ def failure(method: str, error: BaseException) -> tuple[str, str]:
     """
     if isinstance(error, BorderError):
         return str(error), str(error).partition("; got")[0]
-    said = str(error).strip().splitlines()[-1] if isinstance(error, RemoteError) else repr(error)
-    return f"`{method}` raised {said}", said.partition("(")[0].partition(":")[0]
+    said = str(error) if isinstance(error, BuildError) else f"`{method}` raised {_said(error)}"
+    return said, said.partition("(")[0]
+
+
+def _said(error: BaseException) -> str:
+    return error.said if isinstance(error, RemoteError) else short(error, 1000)
 
 
 class InlineWorker:
@@ -63,7 +79,12 @@ class InlineWorker:
     """
 
     def __init__(self, factory: Callable[[], TextEnv], timeout: float):
-        self._env = factory()
+        try:
+            self._env = factory()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise BuildError(error) from error
         self._timeout = timeout
 
     def start(self, method: str, /, *args: Any, **kwargs: Any) -> None:
@@ -92,10 +113,12 @@ class ThreadWorker(InlineWorker):
         return self._future.result(_seconds_until(self._deadline))
 
     def close(self) -> None:
-        if self._future is None or self._future.done():
-            super().close()
-        else:  # a call that hangs keeps its environment
-            self._future.add_done_callback(lambda _: self._env.close())
+        if self._future is not None and not self._future.done():  # a call that hangs keeps its environment
+            self._future.add_done_callback(lambda _: close_worker(self._env))
+            return
+        self.start("close")
+        self._deadline = time.monotonic() + CLOSING_TIME
+        self.result()
 
 
 class ProcessWorker:
@@ -115,29 +138,46 @@ class ProcessWorker:
 
     def start(self, method: str, /, *args: Any, **kwargs: Any) -> None:
         if not self._built:
-            self.result()
+            try:
+                self.result()
+            except Exception as error:
+                raise BuildError(error) from error
             self._built = True
-        with suppress(OSError):  # it has died, as `result` will say
-            self._pipe.send((method, args, kwargs))
+        message = pickle.dumps((method, args, kwargs))
         self._deadline = time.monotonic() + self._timeout
         self._answering = True
+        with suppress(OSError), self._watched():  # it has died, as `result` will say
+            self._pipe.send_bytes(message)
 
     def result(self) -> Any:
         if not self._pipe.poll(_seconds_until(self._deadline)):
             raise TimeoutError(f"The environment did not answer within {self._timeout} seconds.")
         try:
-            done, value = self._pipe.recv()
+            with self._watched():
+                answer = self._pipe.recv_bytes()
         except (EOFError, OSError) as error:
             raise RuntimeError("The environment's process died.") from error
+        done, value = pickle.loads(answer)
         self._answering = False
         if not done:
-            raise RemoteError(f"In the environment's process:\n{value}")
+            raise RemoteError(*value)
         return value
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """A message that stops in its middle is not waited for without end: its process is killed."""
+        watch = threading.Timer(max(_seconds_until(self._deadline), CLOSING_TIME), self._process.kill)
+        watch.daemon = True
+        watch.start()
+        try:
+            yield
+        finally:
+            watch.cancel()
 
     def close(self) -> None:
         if not self._answering:
             with suppress(OSError):
-                self._pipe.send(None)
+                self._pipe.send_bytes(pickle.dumps(None))
             self._process.join(CLOSING_TIME)
         self._process.kill()
         self._process.join()
@@ -150,6 +190,11 @@ WORKERS: dict[str, Callable[[Callable[[], TextEnv], float], EnvWorker]] = {
     "thread": ThreadWorker,
     "process": ProcessWorker,
 }
+
+
+def shown_kind(factory: Any) -> Any:
+    """The class, or function, that a factory shows to be."""
+    return factory.func if isinstance(factory, functools.partial) else factory
 
 
 def start_worker(factory: Callable[[], TextEnv]) -> EnvWorker:
@@ -167,7 +212,7 @@ def start_worker(factory: Callable[[], TextEnv]) -> EnvWorker:
     Raises:
         `ValueError`: if `parallel` or `timeout` is none that exists.
     """
-    kind = factory.func if isinstance(factory, functools.partial) else factory
+    kind = shown_kind(factory)
     parallel, timeout = getattr(kind, "parallel", "inline"), getattr(kind, "timeout", DEFAULT_TIMEOUT)
     if parallel not in WORKERS:
         raise ValueError(f"`parallel` of {kind} must be one of {', '.join(WORKERS)}, got {parallel!r}.")
@@ -176,11 +221,13 @@ def start_worker(factory: Callable[[], TextEnv]) -> EnvWorker:
     return WORKERS[parallel](factory, seconds)
 
 
-def close_worker(worker: EnvWorker) -> None:
+def close_worker(worker: EnvWorker | TextEnv) -> None:
     """Close an environment; one that raises then is told about."""
     try:
         worker.close()
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         logger.warning("An environment could not be closed.", exc_info=True)
 
 
@@ -201,16 +248,23 @@ def _serve(factory: Callable[[], TextEnv], pipe: Connection) -> None:
     with suppress(EOFError, BrokenPipeError):  # the parent is gone
         try:
             env = factory()
-        except Exception:
-            pipe.send((False, traceback.format_exc()))
+        except BaseException as error:
+            pipe.send_bytes(_raised(error))
             return
-        pipe.send((True, None))
-        while (call := pipe.recv()) is not None:
-            method, args, kwargs = call
-            try:
-                pipe.send((True, portable(getattr(env, method)(*args, **kwargs))))
-            except BrokenPipeError:
-                raise
-            except Exception:  # an answer that cannot be pickled too
-                pipe.send((False, traceback.format_exc()))
-        env.close()
+        pipe.send_bytes(pickle.dumps((True, None)))
+        try:
+            while (call := pickle.loads(pipe.recv_bytes())) is not None:
+                pipe.send_bytes(_answer(env, *call))
+        finally:
+            env.close()
+
+
+def _answer(env: TextEnv, method: str, args: tuple, kwargs: dict[str, Any]) -> bytes:
+    try:
+        return pickle.dumps((True, portable(getattr(env, method)(*args, **kwargs))))
+    except BaseException as error:  # of an answer that cannot be pickled too
+        return _raised(error)
+
+
+def _raised(error: BaseException) -> bytes:
+    return pickle.dumps((False, (_said(error), "".join(traceback.format_exception(error)))))

@@ -7,6 +7,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
+from ..envs.border import plain
 from ..episodes import Episode
 
 
@@ -53,9 +54,10 @@ class Record:
     def of(cls, episode: Episode, seed: int) -> "Record":
         """The record of a finished episode."""
         turns = len(episode.turns)
+        task_id, task_type = (plain(episode.task.get(name)) for name in ("task_id", "task_type"))
         return cls(
-            task_id="" if episode.task.get("task_id") is None else str(episode.task["task_id"]),
-            task_type=str(episode.task.get("task_type") or "all"),
+            task_id="" if task_id is None else str(task_id),
+            task_type=str(task_type or "all"),
             seed=seed,
             success=episode.success,
             score=float(episode.info.get("score", episode.episode_return)),

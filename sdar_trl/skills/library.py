@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ BUNDLED = Path(__file__).parent / "bundled"
 MAPPING = "skill_mapping.json"
 _FIELDS = {"name", "description", "task_types", "keywords", "always"}
 _OTHER_FIELDS = {"license", "compatibility", "metadata", "allowed-tools"}  # of the Agent Skills convention
+_IN_NO_PATH = re.compile("[\0\ud800-\udfff]")  # half of a character too, as JSON may spell it
 _TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -254,7 +256,7 @@ def _from_mapping(folder: Path) -> SkillLibrary:
         keywords[mapping["task_to_skill"][task_type]] += words
     skills, read = [], {real(path)}
     for name, file in files.items():
-        if not isinstance(file, str) or not file or "\0" in file:
+        if not isinstance(file, str) or not file or _IN_NO_PATH.search(file):
             raise fail(name, f"the file of skill {name!r} must be a path in the folder, got {file!r}.")
         target = real(folder / file)
         if not target.is_relative_to(real(folder)):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+
+from sdar_trl.checkpointing import checkpoint_to_resume
 
 
 HERE = Path(__file__).parent
@@ -29,14 +32,15 @@ def launch():
     command = [sys.executable, str(HERE / "worker.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as server:
 
-        def launch(backend, folder, jobs, expect_killed=False):
+        def launch(backend, folder, jobs, killed_by=None):
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
             count, where = WORLD[backend], {"backend": backend, "folder": str(folder), "port": port}
             print(json.dumps({"processes": count, "jobs": jobs, **where}), file=server.stdin, flush=True)
             codes = next(json.loads(line[7:]) for line in server.stdout if line.startswith("codes: "))
-            assert codes == [-9 if expect_killed else 0] * count, (folder / "log.txt").read_text()[-9000:]
+            expected = codes == [0] * count if killed_by is None else -killed_by in codes and max(codes) < 0
+            assert expected, (codes, (folder / "log.txt").read_text()[-9000:])
 
         yield launch
         server.kill()
@@ -138,6 +142,44 @@ def test_environments_that_raise_on_one_process_only_leave_the_others_playing(
     assert left["generate_calls"] == right["generate_calls"]
 
 
+FAULTY = {
+    "play": "sampled",
+    "num_generations": 4,
+    "per_device_train_batch_size": 4,
+    "max_steps": 3,
+    "sdar_coef": 0.5,
+    "lengths": [3],
+    "learning_rate": 1e-3,
+}
+
+
+def test_faults_in_processes_of_environments_train_two_processes_as_plain_errors_do(
+    launch, random_model_folder, tmp_path
+):
+    """The last job stops one of them while a checkpoint is written: the one before is the last that is whole."""
+    faults = ["dies", None, "is killed", "hangs", "writes garbage", "cannot be sent", "exits", "answers with nonsense"]
+    job = {**FAULTY, "model": random_model_folder, "save_strategy": "steps", "save_steps": 1}
+    jobs = [
+        {**job, "name": "faulty", "faults": faults},
+        {**job, "name": "plain", "faults": [fault and "raises" for fault in faults]},
+        {**job, "name": "stopped", "terminate_at": 2},
+    ]
+    launch("ddp", tmp_path, jobs, killed_by=signal.SIGTERM)
+    for rank in range(2):
+        faulty, plain = result(tmp_path, "faulty", rank), result(tmp_path, "plain", rank)
+        assert faulty["stop_reasons"] == plain["stop_reasons"] and faulty["panel"] == plain["panel"]
+        assert faulty["generations"] == plain["generations"]
+        for ours, theirs in zip(faulty["history"], plain["history"], strict=True):
+            assert {**ours, "step_time": 0} == {**theirs, "step_time": 0}
+        assert any(0 < entry["env/stop/env_error"] < 1 and entry["grad_norm"] > 0 for entry in faulty["history"])
+        assert 0 < sum(record["stop_reason"] == "env_error" for record in faulty["panel"]) < 8
+    left, right = (load_file(tmp_path / name / "checkpoint-3" / "model.safetensors") for name in ("faulty", "plain"))
+    assert all(torch.equal(left[key], right[key]) for key in left)
+    assert (tmp_path / "stopped" / "checkpoint-2" / "optimizer.pt").exists()
+    last = checkpoint_to_resume(True, str(tmp_path / "stopped"))
+    assert last == str(tmp_path / "stopped" / "checkpoint-1")
+
+
 # Stopping and going on
 
 RESUME = {
@@ -168,7 +210,7 @@ def test_a_run_killed_again_and_again_is_the_run_that_was_never_stopped(
     launch(backend, tmp_path, [{**job, "name": "whole"}])
     for kill_at in (3, 8, 10):
         killed = {**job, "name": "killed", "kill_at": kill_at, "resume": kill_at > 3}
-        launch(backend, tmp_path, [killed], expect_killed=True)
+        launch(backend, tmp_path, [killed], killed_by=signal.SIGKILL)
         assert (tmp_path / "killed" / f"checkpoint-{kill_at}" / "complete.json").exists()
         assert not (tmp_path / "killed_0.json").exists()
     launch(backend, tmp_path, [{**job, "name": "killed", "resume": True}])

@@ -21,10 +21,11 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import LoraConfig
-from toys import CountingEnv
+from toys import CountingEnv, FaultyProcessEnv
 from transformers import TrainerCallback
 
 from sdar_trl import SDARConfig, SDARTrainer, Skill, SkillLibrary
+from sdar_trl.evaluation import evaluate_trainer
 
 
 SKILLS = SkillLibrary(
@@ -82,6 +83,8 @@ def run(
     lora: bool = False,
     lengths: tuple[int, ...] = (1, 2, 3),
     fails_on: int | None = None,
+    faults: list[str] | None = None,
+    terminate_at: int | None = None,
     kill_at: int | None = None,
     resume: bool = False,
     **options,
@@ -93,6 +96,7 @@ def run(
             "task_id": f"count/{index}",
             "task_type": "even" if index % 2 == 0 else "odd",
             "length": lengths[index % len(lengths)],
+            **({"fault": faults[index % len(faults)]} if faults else {}),
         }
         for index in range(tasks)
     ]
@@ -142,7 +146,7 @@ def run(
         model=model,
         args=args,
         train_dataset=Dataset.from_list(rows),
-        environment_factory=Env,
+        environment_factory=FaultyProcessEnv if faults else Env,
         skills=SKILLS,
         peft_config=adapter if lora else None,
         callbacks=[Killer(kill_at)] if kill_at is not None else None,
@@ -176,6 +180,15 @@ def run(
         return output
 
     trainer._generate_and_score_completions = recorded
+    if rank == 1 and terminate_at is not None:
+        resume_state = trainer._resume_state
+
+        def terminated():  # what is asked for when this process's part of a checkpoint is to be written
+            if trainer.state.global_step == terminate_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return resume_state()
+
+        trainer._resume_state = terminated
     trainer.train(resume_from_checkpoint=resume or None)
     trainer.save_model()
     result = {
@@ -185,6 +198,7 @@ def run(
         "forwards": forwards,
         "stop_reasons": [episode.stop_reason.value for episode in trainer.episodes],
         "local_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "panel": [record.to_dict() for record in evaluate_trainer(trainer, rows)] if faults else [],
         "history": [entry for entry in trainer.state.log_history if "loss" in entry],
     }
     (folder / f"{name}_{rank}.json").write_text(json.dumps(result))
@@ -205,6 +219,7 @@ def work(rank: int, launch: dict) -> None:
         state = PartialState(backend="gloo")
         if backend == "fsdp2":
             state.distributed_type = DistributedType.MULTI_GPU  # what accelerate turns into FSDP; it takes no CPU
+    del sys.modules["__main__"].__file__  # so that the processes of environments do not run this too
     for job in launch["jobs"]:
         run(backend, folder, **job)
 
