@@ -1,6 +1,7 @@
 """What others hand over - environments, rows, reward functions, checkpoints, arguments - in a rollout and a run."""
 
 import datetime
+import functools
 import json
 import math
 
@@ -230,6 +231,17 @@ def test_the_constructor_says_what_is_wrong_with_an_environment(factory, message
     else:
         with pytest.raises(ValueError, match=message):
             make_trainer(environment_factory=factory)
+
+
+class Broken(CountingEnv):
+    def __init__(self):
+        raise SystemExit("no game files")
+
+
+@pytest.mark.parametrize("factory", [Broken, functools.partial(ProcessEnv, broken=True)])
+def test_an_environment_that_cannot_be_made_is_told_before_training(factory, make_trainer):
+    with pytest.raises(RuntimeError, match="The environment could not be made: .*no game files"):
+        make_trainer(environment_factory=factory)
 
 
 def test_a_broken_task_costs_its_own_episodes_though_it_is_the_first(make_trainer, make_config, tasks):
