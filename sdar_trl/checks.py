@@ -242,6 +242,7 @@ def check_environments(environment_factory: Any, kinds: Mapping[str | None, type
 
     Raises:
         `ValueError`: if one does not; the message says what to do.
+        `RuntimeError`: if one cannot be made.
     """
     if isinstance(environment_factory, Mapping) and isinstance(dataset, Dataset):
         named = set(dataset["environment"]) if "environment" in dataset.column_names else {None}

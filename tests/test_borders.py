@@ -1,5 +1,7 @@
 """What others hand over - environments, rows, reward functions, checkpoints, arguments - in a rollout and a run."""
 
+import datetime
+import functools
 import json
 import math
 
@@ -10,7 +12,7 @@ from datasets import Dataset
 from steps import scored_batch
 from toys import CalculatorEnv, CountingEnv, ProcessEnv, Scripted
 
-from sdar_trl import StopReason
+from sdar_trl import Episode, StopReason
 from sdar_trl.chat import Chat
 from sdar_trl.envs import Step
 from sdar_trl.rollout import Rollout
@@ -231,6 +233,17 @@ def test_the_constructor_says_what_is_wrong_with_an_environment(factory, message
             make_trainer(environment_factory=factory)
 
 
+class Broken(CountingEnv):
+    def __init__(self):
+        raise SystemExit("no game files")
+
+
+@pytest.mark.parametrize("factory", [Broken, functools.partial(ProcessEnv, broken=True)])
+def test_an_environment_that_cannot_be_made_is_told_before_training(factory, make_trainer):
+    with pytest.raises(RuntimeError, match="The environment could not be made: .*no game files"):
+        make_trainer(environment_factory=factory)
+
+
 def test_a_broken_task_costs_its_own_episodes_though_it_is_the_first(make_trainer, make_config, tasks):
     rows = [{**task, "fails_at": 0 if index == 0 else None} for index, task in enumerate(tasks)]
     make_trainer(train_dataset=Dataset.from_list(rows))
@@ -300,6 +313,46 @@ def test_the_constructor_says_which_row_has_a_prompt_that_no_environment_can_use
     rows = Dataset.from_list([{"prompt": good, "length": 1}, {"prompt": prompt, "length": 1}])
     with pytest.raises(ValueError, match=message.replace("row 1", "row 0") if isinstance(prompt, str) else message):
         make_trainer(train_dataset=rows)
+
+
+def test_every_row_is_looked_at_before_training(make_trainer, tasks):
+    prompts = [[{"role": "user", "content": "x"}]] * 1500 + [[{"role": "system", "content": "x"}]]
+    with pytest.raises(ValueError, match="last message of `prompt` must be the user's, .* in row 1500"):
+        make_trainer(train_dataset=Dataset.from_dict({"prompt": prompts, "length": [1] * len(prompts)}))
+
+
+@pytest.mark.parametrize("name", ["image", "images", "prompts", "completions"])
+def test_a_column_that_trl_takes_for_something_else_is_refused_by_name(name, make_trainer, tasks):
+    with pytest.raises(ValueError, match=rf"has columns \['{name}'\], names that TRL uses for something else.*Rename"):
+        make_trainer(train_dataset=tasks.add_column(name, ["x"] * len(tasks)))
+
+
+@pytest.mark.parametrize("form", [None, "numpy"])
+def test_columns_of_any_kind_train_and_their_episodes_are_json(form, make_trainer, make_config, tasks):
+    moment = datetime.datetime(2026, 1, 1)
+    odd = {"at": moment, "day": moment.date(), "data": b"\xff", "deep": [{"a": [None]}], "nan": math.nan, "none": None}
+    rows = tasks.map(lambda row: odd).with_format(form)
+    trainer = make_trainer(make_config(max_steps=1), train_dataset=rows)
+    trainer.train()
+    for episode in trainer.episodes:
+        data = episode.to_dict()
+        assert Episode.from_dict(json.loads(json.dumps(data, allow_nan=False))).to_dict() == data
+        assert data["task"]["nan"] is None and data["task"]["length"] == len(episode.turns)
+
+
+def test_an_environments_numbers_by_the_trainers_own_names_are_logged_beside_them(make_trainer, make_config):
+    class Boasting(CountingEnv):
+        def step(self, response):
+            step = super().step(response)
+            metrics = dict.fromkeys(("success", "turns", "success/even", "stop/won", "stops"), 100.0)
+            return Step(step.observation, step.reward, step.terminated, info=step.info, metrics=metrics)
+
+    trainer = make_trainer(make_config(max_steps=1), environment_factory=Boasting)
+    trainer.train()
+    log = trainer.state.log_history[0]
+    for name in ("success", "turns", "stop/won"):
+        assert log[f"env/{name}"] < 10 and log[f"env/metrics/{name}"] == 100
+    assert log["env/metrics/success/even"] == log["env/stops"] == 100
 
 
 # E. What TRL takes
@@ -522,9 +575,10 @@ def test_tasks_without_an_id_have_no_siblings():
         turn = Turn("a door", [1], [ord(response)], response, reward=1.0)
         return Episode(task, [{"role": "user", "content": "go"}], [turn], StopReason.WON)
 
-    for task in ({}, {"task_id": None}):
+    for task in ({}, {"task_id": None}, {"task_id": math.nan}):
         assert sibling_context([episode(task, "a"), episode(task, "b")]) == ["", ""]
-    assert all(sibling_context([episode({"task_id": 0}, "a"), episode({"task_id": 0}, "b")]))
+    for task_id in (0, "a", ["a"], {"a": 1}, np.arange(2)):  # whatever can be a column
+        assert all(sibling_context([episode({"task_id": task_id}, "a"), episode({"task_id": task_id}, "b")]))
 
 
 def test_none_in_a_task_counts_as_missing_for_skills_and_their_account(make_trainer, make_config, tasks):

@@ -129,7 +129,7 @@ def test_a_checkpoint_that_is_written_again_is_not_whole_in_the_meantime(folder,
         trainer.train(resume_from_checkpoint=str(folder / "checkpoint-2"))
 
 
-@pytest.mark.parametrize("event", ["on_step_begin", "on_substep_end", "on_pre_optimizer_step"])
+@pytest.mark.parametrize("event", ["on_substep_end", "on_pre_optimizer_step"])
 def test_a_run_that_writes_a_checkpoint_on_sigterm_is_resumed_exactly(event, make_trainer, make_config, tmp_path):
     config = make_config(
         **{"gradient_accumulation_steps": 2, "steps_per_generation": 4, "max_steps": 4, "enable_jit_checkpoint": True}

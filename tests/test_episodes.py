@@ -53,6 +53,8 @@ def test_what_json_does_not_know_becomes_its_nearest_kind():
     info = json.loads(json.dumps(episode.to_dict()))["info"]
     assert info["score"] == 0.5 and info["seen"] == ["a"] and info["board"] == [[1.0, 0.0], [0.0, 1.0]]
     assert info["t"] == [1, 2] and isinstance(info["3"], str)
+    episode.turns[1].gaps = [float("nan"), float("-inf")]
+    assert json.loads(json.dumps(episode.to_dict(), allow_nan=False))["turns"][1]["gaps"] == [None, None]
 
 
 def test_names_that_a_later_version_added_are_passed_over():

@@ -151,7 +151,7 @@ PLACES = {
 
 @pytest.mark.parametrize("kind", PLACES)
 def test_a_fault_in_any_call_ends_its_own_episode_as_an_error_does(kind, tokenizer, tasks, monkeypatch, caplog):
-    monkeypatch.setattr(workers, "CLOSING_TIME", 0.5)
+    monkeypatch.setattr(workers, "CLOSING_TIME", 0.2)
     cases = [(method, fault) for method in ("reset", "step", "close") for fault in PLACES[kind]]
     rows = [{**tasks[0], "length": 3, "method": method, "fault": fault} for method, fault in cases]
     clean = {**tasks[0], "length": 3}
@@ -169,6 +169,21 @@ def test_a_fault_in_any_call_ends_its_own_episode_as_an_error_does(kind, tokeniz
         assert bool(episode.error) == (method != "close")
         assert_survives_json(episode)
     assert not multiprocessing.active_children()
+
+
+def test_a_wording_with_any_fault_ends_its_own_episode(tokenizer, tasks):
+    class Worded(CountingEnv):
+        @staticmethod
+        def history(first, past, observation, step):
+            number = int(first.split()[-1])
+            return list(FAULTS.values())[number - 4](observation) if number > 3 and step == 2 else observation
+
+    rollout = rollout_of(Worded, tokenizer, history="window")
+    good, *faulty = rollout.play([{**tasks[0], "length": 3 + index} for index in range(len(FAULTS) + 1)])
+    assert good.success
+    for name, episode in zip(FAULTS, faulty, strict=True):
+        assert (episode.stop_reason, len(episode.turns)) == (StopReason.ENV_ERROR, 1), name
+        assert episode.error.startswith("`history` ")
 
 
 def test_an_environment_that_cannot_be_made_again_costs_its_own_episode(tokenizer, tasks, tmp_path):
@@ -250,7 +265,7 @@ def test_a_task_that_cannot_be_sent_to_its_process_costs_its_own_episode(tokeniz
 
 IN_TRAINING = {
     FaultyEnv: list(FAULTS),
-    FaultyThreadEnv: ["exits", "hangs", "cannot be sent"],
+    FaultyThreadEnv: ["exits", "panics", "cannot be sent"],
     FaultyProcessEnv: ["exits", "dies", "is killed", "hangs", "writes garbage", "cannot be read"],
 }
 
@@ -280,7 +295,7 @@ def trained(make_trainer, make_config, tokenizer):
 
 @pytest.mark.parametrize("kind", IN_TRAINING)
 def test_the_other_episodes_train_and_count_as_if_the_faults_were_plain_errors(kind, trained, tasks, monkeypatch):
-    monkeypatch.setattr(workers, "CLOSING_TIME", 0.5)
+    monkeypatch.setattr(workers, "CLOSING_TIME", 0.2)
     faults = IN_TRAINING[kind]
     rows = [{**tasks[task], "length": 3, "fault": None} for task in range(-(-len(faults) // 2)) for _ in range(4)]
     for index, fault in enumerate(faults):  # up to two in a group
@@ -306,13 +321,13 @@ def test_a_fault_leaves_its_group_the_advantages_of_the_others(trained, tasks):
 # What is left behind
 
 
-def test_sixty_faults_leave_no_memory_threads_files_or_processes_behind(monkeypatch):
-    monkeypatch.setattr(workers, "CLOSING_TIME", 0.5)
+def test_ninety_faults_leave_no_memory_threads_files_or_processes_behind(monkeypatch):
+    monkeypatch.setattr(workers, "CLOSING_TIME", 0.2)
     path = Path(__file__).parent.parent / "benchmarks" / "faults.py"
     study = runpy.run_path(str(path))["study"]
     logging.disable()
     try:
-        first, *_, last = study(60)
+        first, *_, last = study(90)
     finally:
         logging.disable(logging.NOTSET)
     assert last.pop("faults") - first.pop("faults") >= 50

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from steps import ids_and_mask, only_row
-from toys import CountingEnv, HastyProcessEnv, ProcessEnv, Scripted, ThreadEnv
+from toys import CountingEnv, FaultyProcessEnv, HastyProcessEnv, ProcessEnv, Scripted, ThreadEnv
 
 from sdar_trl.chat import Chat
 from sdar_trl.envs import Step, check_env
@@ -67,6 +67,15 @@ def test_an_environment_that_raises_in_its_process_is_told_with_its_traceback(ma
     [episode] = make_rollout(ProcessEnv).play(rows(tasks, {"fails_at": 2}))
     assert episode.stop_reason.value == "env_error"
     assert "RuntimeError: step failed" in caplog.text and "toys.py" in caplog.text
+
+
+def test_the_reason_from_another_process_is_a_line_that_names_the_error(make_rollout, tasks, caplog):
+    rollout = make_rollout(FaultyProcessEnv)
+    broken, wordy = rollout.play(rows(tasks, {"fault": "loses its own pipe"}, {"fault": "raises at length"}))
+    assert broken.error == "`step` raised BrokenPipeError('the game is gone')"
+    assert wordy.error == r"`step` raised ValueError('2 errors\n  see\n  a page')"
+    rollout.play(rows(tasks, {"fault": "raises at length"}))
+    assert caplog.text.count("The environment failed") == 2  # once a kind
 
 
 @pytest.mark.parametrize("kind", [HastyProcessEnv, ThreadEnv])

@@ -144,6 +144,7 @@ def raising(error: BaseException):
 
 FAULTS = {
     "raises": raising(RuntimeError("no network")),
+    "raises at length": raising(ValueError("2 errors\n  see\n  a page")),
     "exits": raising(SystemExit(1)),
     "is cancelled": raising(asyncio.CancelledError()),
     "panics": raising(Unshowable()),

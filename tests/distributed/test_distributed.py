@@ -146,7 +146,7 @@ FAULTY = {
     "play": "sampled",
     "num_generations": 4,
     "per_device_train_batch_size": 4,
-    "max_steps": 3,
+    "max_steps": 2,
     "sdar_coef": 0.5,
     "lengths": [3],
     "learning_rate": 1e-3,
@@ -173,7 +173,7 @@ def test_faults_in_processes_of_environments_train_two_processes_as_plain_errors
             assert {**ours, "step_time": 0} == {**theirs, "step_time": 0}
         assert any(0 < entry["env/stop/env_error"] < 1 and entry["grad_norm"] > 0 for entry in faulty["history"])
         assert 0 < sum(record["stop_reason"] == "env_error" for record in faulty["panel"]) < 8
-    left, right = (load_file(tmp_path / name / "checkpoint-3" / "model.safetensors") for name in ("faulty", "plain"))
+    left, right = (load_file(tmp_path / name / "checkpoint-2" / "model.safetensors") for name in ("faulty", "plain"))
     assert all(torch.equal(left[key], right[key]) for key in left)
     assert (tmp_path / "stopped" / "checkpoint-2" / "optimizer.pt").exists()
     last = checkpoint_to_resume(True, str(tmp_path / "stopped"))

@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import json
 import math
+import pickle
 from decimal import Decimal
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from sdar_trl.envs import Step
-from sdar_trl.envs.border import Border, BorderError, content_text, number, plain
+from sdar_trl.envs.border import Border, BorderError, content_text, number, plain, portable
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,36 @@ def test_info_becomes_what_json_and_checkpoints_hold(tmp_path):
     assert step.info["board"] == [[1.0, 0.0], [0.0, 1.0]] and step.info["half"] == "?!"
     assert step.info["deep"] == {"t": 2.5, "3": [True]} and step.info["colour"] == "red"
     assert type(step.info["score"]) is float and plain(np.float64(1)).__class__ is float
+
+
+def test_what_has_no_plain_kind_becomes_none_or_its_text_and_a_dict_without_end_is_an_error():
+    class Secret:
+        def __repr__(self):
+            raise ValueError("no words")
+
+    given = {"nan": math.nan, "inf": [np.float32(math.inf)], "huge": 10**5000, "long": np.longdouble(2), 10**5000: 1}
+    assert plain({**given, "secret": Secret(), "meta": torch.ones(1, device="meta")}) == {
+        **{"nan": None, "inf": [None], "huge": None, "long": "2.0", "secret": "<what cannot be shown: ValueError>"},
+        "<what cannot be shown: ValueError>": 1,
+        "meta": "tensor(..., device='meta', size=(1,))",
+    }
+    endless = {}
+    endless["self"] = endless
+    with pytest.raises(BorderError, match="whose `info` JSON can hold; got {'self': {...}} .dict., nested too deep"):
+        Border().step(Step("", info=endless))
+    with pytest.raises(BorderError, match="whose `reward` is a finite number; got <what cannot be shown: ValueErr"):
+        Border().step(Step("", 10**5000))
+
+
+def test_what_is_no_number_is_told_from_another_process_too(caplog):
+    def sent(info):
+        return pickle.loads(pickle.dumps(portable(Step("", terminated=True, info={**info, "thing": lambda: None}))))
+
+    step = Border().step(sent({"success": np.bool_(True), "score": np.float32(math.inf)}))
+    assert step.info.keys() == {"success", "thing"} and step.info["success"] is True
+    assert "info['score']` must be a finite number; got nan" in caplog.text
+    with pytest.raises(BorderError, match="whose `info..success..` is a bool; got nan"):
+        Border().step(sent({"success": math.nan}))
 
 
 def test_metrics_and_scores_that_are_no_numbers_are_left_out_and_told_once(caplog):
