@@ -26,8 +26,9 @@ venv: .venv/.installed
 demo: venv
 	$(BIN)/accelerate launch --config_file examples/accelerate_configs/single.yaml examples/train_webshop.py
 
+# two processes of one thread each
 test: venv
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: venv
 	$(BIN)/ruff check .

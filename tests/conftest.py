@@ -8,24 +8,27 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not take another process's core
 
 import pytest
-import torch
-from datasets import Dataset
 from no_skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
-from toys import CountingEnv
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from sdar_trl import SDARConfig, SDARTrainer, Skill, SkillLibrary
-from sdar_trl.policies import TINY_POLICY
+
+# Imported inside the fixtures, since pytest-xdist's own process runs no tests and starts at once without them.
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
+    from transformers import AutoTokenizer
+
+    from sdar_trl.policies import TINY_POLICY
+
     return AutoTokenizer.from_pretrained(TINY_POLICY)
 
 
 @pytest.fixture(scope="session")
 def random_model_folder(tokenizer, tmp_path_factory) -> str:
     """A saved, randomly initialised Qwen3, so that a reference model can be loaded from its path."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -48,7 +51,9 @@ def random_model_folder(tokenizer, tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def tasks() -> Dataset:
+def tasks():
+    from datasets import Dataset
+
     return Dataset.from_list(
         [
             {
@@ -63,7 +68,9 @@ def tasks() -> Dataset:
 
 
 @pytest.fixture
-def skills() -> SkillLibrary:
+def skills():
+    from sdar_trl import Skill, SkillLibrary
+
     return SkillLibrary(
         [
             Skill("general", "for all", "say every number.", always=True),
@@ -76,6 +83,7 @@ def skills() -> SkillLibrary:
 @pytest.fixture
 def make_config(tmp_path):
     """A small CPU configuration; keyword arguments override it."""
+    from sdar_trl import SDARConfig
 
     def make(cls=SDARConfig, **kwargs):
         defaults = {
@@ -102,6 +110,9 @@ def make_config(tmp_path):
 @pytest.fixture
 def make_trainer(random_model_folder, tasks, skills, make_config):
     """A trainer of the random model on the counting environment; keyword arguments override."""
+    from toys import CountingEnv
+
+    from sdar_trl import SDARTrainer
 
     def make(config=None, cls=SDARTrainer, **kwargs):
         defaults = {

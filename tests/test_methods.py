@@ -77,7 +77,7 @@ TRAINING_METHODS = [name for name in METHODS if name != "skill_prompt"]
 def test_every_method_trains_on_the_shop(method, lora, make_config):
     config = make_config(
         method=method,
-        max_steps=5,
+        max_steps=2,
         per_device_train_batch_size=2,
         gradient_accumulation_steps=2,
         num_generations=2,
@@ -98,7 +98,7 @@ def test_every_method_trains_on_the_shop(method, lora, make_config):
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert len(losses) == 5 and np.isfinite(losses).all()
+    assert len(losses) == 2 and np.isfinite(losses).all()
     changed = any(not torch.equal(before[name], p) for name, p in trainer.model.named_parameters())
     # rewards may all be equal in these few short episodes; a distillation always has something to say
     assert changed or config.sdar_coef == 0 or config.signal == "advantage"

@@ -8,7 +8,7 @@ from nbclient import NotebookClient
 
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-SHORT = {"MAX_STEPS": "1", "PANEL": "8"}
+SHORT = {"MAX_STEPS": "1", "PANEL": "8", "EPISODES": "8"}
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
