@@ -407,7 +407,7 @@ def test_a_rollout_function_trains_as_with_trl_and_has_a_teacher_too(
     from trl import GRPOConfig, GRPOTrainer
 
     options = {"environment_factory": None, "reward_funcs": gain_reward, "rollout_func": fixed_rollout(tokenizer)}
-    ours = make_trainer(make_config(sdar_coef=0.0), skills=None, **options)
+    ours = make_trainer(make_config(sdar_coef=0.0, lean_forward=False), skills=None, **options)
     ours.train()
     options.pop("environment_factory")
     theirs = GRPOTrainer(model=random_model_folder, args=make_config(GRPOConfig), train_dataset=tasks, **options)
