@@ -9,11 +9,22 @@ from .worlds import World, load_world, world_class
 
 
 if TYPE_CHECKING:
+    from .alfworld import AlfWorldEnv
     from .webshop import WebShopEnv
 
-__all__ = ["Step", "TextEnv", "WebShopEnv", "World", "check_env", "load_world", "parse_tag", "world_class"]
+__all__ = [
+    "AlfWorldEnv",
+    "Step",
+    "TextEnv",
+    "WebShopEnv",
+    "World",
+    "check_env",
+    "load_world",
+    "parse_tag",
+    "world_class",
+]
 
-_ENVIRONMENTS = {"WebShopEnv": "webshop"}
+_ENVIRONMENTS = {"AlfWorldEnv": "alfworld", "WebShopEnv": "webshop"}
 
 
 # Loaded when asked for: no environment pays for another's packages.

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from ..skills import SkillLibrary
 
 # Where each world's class is. Imported when asked for: one whose packages are missing is in nobody's way.
-WORLDS = {"webshop": "sdar_trl.envs.webshop.world:WebShop"}
+WORLDS = {
+    "webshop": "sdar_trl.envs.webshop.world:WebShop",
+    "alfworld": "sdar_trl.envs.alfworld.world:AlfWorld",
+}
 
 
 @dataclass
