@@ -145,9 +145,8 @@ class AlfWorldEnv:
         self._view = self._game.step(command)
         if self._view.won:
             self.close()
-            info, metrics = {"success": True, "score": 1.0}, {"score": 1.0}
-            return Step(self._view.text, REWARD, terminated=True, info=info, metrics=metrics)
-        return Step(self._shown(self._view.text), valid=valid, metrics={"score": 0.0})
+            return Step(self._view.text, REWARD, terminated=True, info={"success": True, "score": 1.0})
+        return Step(self._shown(self._view.text), valid=valid)
 
     def close(self) -> None:
         """Let go of the game. What plays it is kept for the next one of this process."""

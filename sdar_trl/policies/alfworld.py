@@ -1,0 +1,115 @@
+"""The embedded policy of ALFWorld: made like the shop's, on scripted episodes of the embedded games.
+
+Rebuild the shipped weights (two CPU cores, prints how well the policy plays with and without skills):
+
+    python -m sdar_trl.policies.alfworld
+"""
+
+import argparse
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+from ..chat import Chat
+from ..envs import AlfWorldEnv
+from ..envs.alfworld.env import load_game
+from ..envs.alfworld.rooms import HOLDS, LAMP, PICKUPABLE
+from ..history import History, growing, windowed
+from ..skills import SkillLibrary, format_skills
+from .names import policy_limits, policy_path
+from .scripted_alfworld import ERRORS, MAX_TURNS, Player, scripted_episode
+from .tiny import new_policy, train_tokenizer, warm_start
+
+
+# What occurs all over is one token, and so is every thing with its number: that keeps episodes short.
+MARKS = (
+    *("<action>go to", "<action>take", "<action>open", "<action>move", "<action>look</action>", "</action>", " from"),
+    *("<action>use", "<action>examine", "<action>clean", "<action>heat", "<action>cool", " with", ". on the", ". the"),
+    *("you arrive at", ", you see a", ", you see nothing.", ", and a", ", a", " is closed.", " is open. in it"),
+    *("you pick up the", " from the", "you move the", " to the", "you open the", "you are facing the", "next to it"),
+    *("nothing happens.", "your task is to:", "you are in the middle of a room. looking quickly around you"),
+)
+NUMBERS = {"cabinet": 33, "drawer": 24, "shelf": 16}  # of any other, up to 4
+
+
+def build_tokenizer(env: AlfWorldEnv, tasks: list[dict[str, Any]], skills: SkillLibrary) -> PreTrainedTokenizerFast:
+    """The policy's tokenizer, trained on scripted episodes and skills."""
+    rng = random.Random(0)
+
+    def texts() -> Iterator[str]:
+        for _ in range(100):  # as often as the observations, so that skills are made of whole words too
+            yield from (format_skills([skill]) for skill in skills)
+            yield "system\nuser\nassistant\ntool\n" + tasks[0]["prompt"][0]["content"]
+        for name in [*HOLDS, *PICKUPABLE, LAMP]:
+            yield from [f" {name} 1 2 3 "] * 20
+        for task in rng.choices(tasks, k=50):
+            player = Player(load_game(task["game"]), ERRORS["other skills"], rng)
+            observation = env.reset(**task)
+            for _ in range(MAX_TURNS):
+                yield observation
+                response = player.respond(observation, env.commands)
+                yield response
+                step = env.step(response)
+                if step.terminated:
+                    break
+                observation = step.observation
+
+    tokenizer = train_tokenizer(texts(), vocab_size=1100)
+    names = sorted({name.lower() for name in (*HOLDS, *PICKUPABLE, LAMP)})
+    things = [f" {name} {number}" for name in names for number in range(1, NUMBERS.get(name, 4) + 1)]
+    tokenizer.add_tokens([AddedToken(text, normalized=True) for text in (*things, *MARKS)])
+    return tokenizer
+
+
+def main() -> None:
+    """Build the policy, save it in half precision, and print how well it plays with skills and without."""
+    from ..evaluation import evaluate, policy_rollout, results_table, summarize
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--output", default=policy_path("tiny-alfworld"), help="Folder to write.")
+    parser.add_argument("--episodes", type=int, default=8_000, help="Scripted episodes to train on.")
+    parser.add_argument("--games", type=int, default=600, help="Games that they are of.")
+    parser.add_argument("--hidden_size", type=int, default=128, help="Width of the model.")
+    parser.add_argument("--layers", type=int, default=4, help="Depth of the model.")
+    args = parser.parse_args()
+
+    env, skills = AlfWorldEnv(admissible_actions=False), SkillLibrary.bundled("alfworld")
+    tasks = list(AlfWorldEnv.dataset("train").select(range(args.games)))
+    rng = random.Random(0)
+
+    def play(count: int, history: History = growing) -> list[tuple[list[int], list[int]]]:
+        return [
+            row for _ in range(count) for row in scripted_episode(env, rng.choice(tasks), skills, chat, rng, history)
+        ]
+
+    tokenizer = build_tokenizer(env, tasks, skills)
+    model = new_policy(tokenizer, args.hidden_size, args.layers)
+    chat = Chat(tokenizer)
+    # The second, gentler cycle sharpens what the first has found.
+    for learning_rate in (3e-3, 2e-3):
+        warm_start(model, play(args.episodes // 2), learning_rate=learning_rate)
+    # The last one is for a window on the history, and keeps the growing one in mind.
+    rows = play(args.episodes // 12) + play(args.episodes // 40, windowed(2, AlfWorldEnv.history))
+    rng.shuffle(rows)
+    warm_start(model, rows)
+    print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}M parameters")
+    model.half().save_pretrained(args.output)
+    tokenizer.save_pretrained(args.output)
+
+    model = Qwen3ForCausalLM.from_pretrained(args.output, dtype=torch.float32)
+    panel = AlfWorldEnv.dataset("validation").select(range(128))
+    limits: Any = policy_limits("tiny-alfworld")
+    results = {}
+    for history in ("growing", "window"):
+        rollout = policy_rollout(model, tokenizer, lambda: env, history=history, **limits)
+        results[f"{history}, without skills"] = summarize(evaluate(rollout, panel))
+        results[f"{history}, with skills"] = summarize(evaluate(rollout, panel, skills=skills))
+    print(results_table(results))
+
+
+if __name__ == "__main__":
+    main()
