@@ -104,6 +104,7 @@ class ProcessWorker:
     def __init__(self, factory: Callable[[], TextEnv], timeout: float):
         # forked from a server that has imported the program, but holds neither its threads nor its GPU
         context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["__main__", _kind(factory).__module__])  # for a server that is yet to start
         self._timeout = timeout
         self._deadline = time.monotonic() + max(timeout, DEFAULT_TIMEOUT)  # building is slower than a call
         self._answering = True
@@ -167,7 +168,7 @@ def start_worker(factory: Callable[[], TextEnv]) -> EnvWorker:
     Raises:
         `ValueError`: if `parallel` or `timeout` is none that exists.
     """
-    kind = factory.func if isinstance(factory, functools.partial) else factory
+    kind = _kind(factory)
     parallel, timeout = getattr(kind, "parallel", "inline"), getattr(kind, "timeout", DEFAULT_TIMEOUT)
     if parallel not in WORKERS:
         raise ValueError(f"`parallel` of {kind} must be one of {', '.join(WORKERS)}, got {parallel!r}.")
@@ -182,6 +183,11 @@ def close_worker(worker: EnvWorker) -> None:
         worker.close()
     except Exception:
         logger.warning("An environment could not be closed.", exc_info=True)
+
+
+def _kind(factory: Callable[[], TextEnv]) -> Any:
+    """What a factory calls."""
+    return factory.func if isinstance(factory, functools.partial) else factory
 
 
 def _seconds_until(deadline: float) -> float:

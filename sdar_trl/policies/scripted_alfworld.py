@@ -56,6 +56,7 @@ class Player:
         self.at = ""
         self.holds = ""
         self.treated = self.done = False
+        self.room: list[str] = []  # all receptacles
         self.visited: list[str] = []
         self.seen: dict[str, str] = {}  # things of the kind that is wanted, and where
         self.stored: list[str] = []
@@ -75,7 +76,7 @@ class Player:
         Returns:
             `str`: the response.
         """
-        if not self.visited and not self.at:
+        if not self.room:
             self.room = re.findall(r"a (\w+ \d+)", observation.split("you see", 1)[1].split("Your task")[0])
             self.counts = Counter(name.split()[0] for name in self.room)
         for name in re.findall(r" a (\w+ \d+)", observation):

@@ -245,4 +245,5 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        raise GameError(f"The game {name} cannot be played: {type(error).__name__}: {error}") from error
+        reason = str(error) if isinstance(error, GameError) else f"{type(error).__name__}: {error}"
+        raise GameError(f"The game {name} cannot be played: {reason}") from error

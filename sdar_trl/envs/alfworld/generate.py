@@ -240,31 +240,33 @@ def solution(where: Room, placed: dict[str, str], task: Task) -> list[str]:
         `list[str]`: the commands.
     """
     names = shown_names([*placed, *(receptacle.id for receptacle in where.receptacles)])
-    opened: set[str] = set()
-    kind_of = {receptacle.id: receptacle for receptacle in where.receptacles}
+    openable = {receptacle.id for receptacle in where.receptacles if receptacle.openable}
+    commands: list[str] = []
+    at = ""
 
-    def go(receptacle: str) -> list[str]:
-        commands = [f"go to {names[receptacle]}"]
-        if kind_of[receptacle].openable and receptacle not in opened:
-            opened.add(receptacle)
+    def go(receptacle: str, needs_opening: bool = True) -> None:
+        nonlocal at
+        if at != receptacle:
+            commands.append(f"go to {names[receptacle]}")
+        if needs_opening and receptacle in openable:
+            openable.remove(receptacle)  # and stays open
             commands.append(f"open {names[receptacle]}")
-        return commands
+        at = receptacle
 
     def one_of(kind: str) -> str:
         return next(receptacle.id for receptacle in where.receptacles if receptacle.kind == kind)
 
-    things = [id_ for id_ in placed if id_.split("|", 1)[0] == task.object]
-    commands: list[str] = []
-    if task.task_type == "look_at_obj_in_light":
-        [lamp] = [id_ for id_ in placed if id_.startswith(f"{LAMP}|")]
-        commands += [*go(placed[things[0]]), f"take {names[things[0]]} from {names[placed[things[0]]]}"]
-        return [*commands, *go(placed[lamp]), f"use {names[lamp]}"]
-    target = one_of(task.target)
-    for thing in things[: 2 if task.task_type == "pick_two_obj_and_place" else 1]:
-        commands += [*go(placed[thing]), f"take {names[thing]} from {names[placed[thing]]}"]
+    count = 2 if task.task_type == "pick_two_obj_and_place" else 1
+    for thing in [id_ for id_ in placed if id_.split("|", 1)[0] == task.object][:count]:
+        go(placed[thing])
+        commands.append(f"take {names[thing]} from {names[at]}")
+        if task.task_type == "look_at_obj_in_light":
+            [lamp] = [id_ for id_ in placed if id_.startswith(f"{LAMP}|")]
+            go(placed[lamp])
+            return [*commands, f"use {names[lamp]}"]
         if task.task_type in TREATMENTS:
-            at = one_of(TREATMENTS[task.task_type][0])
-            verb = task.task_type.split("_")[1]
-            commands += [f"go to {names[at]}", f"{verb} {names[thing]} with {names[at]}"]
-        commands += [*go(target), f"move {names[thing]} to {names[target]}"]
+            go(one_of(TREATMENTS[task.task_type][0]), needs_opening=False)
+            commands.append(f"{task.task_type.split('_')[1]} {names[thing]} with {names[at]}")
+        go(one_of(task.target))
+        commands.append(f"move {names[thing]} to {names[at]}")
     return commands
