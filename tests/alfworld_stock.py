@@ -20,11 +20,22 @@ with imported():
 
 from sdar_trl.envs.alfworld.engine import Game
 from sdar_trl.envs.alfworld.env import load_game
+from sdar_trl.envs.alfworld.generate import SIZES, task_of
+from sdar_trl.envs.alfworld.rooms import TASK_TYPES, room
 
 
 RECORD = Path(__file__).parent / "envs" / "alfworld_stock.json"
-GAMES = [f"{split}/{number}" for split in ("train", "valid_unseen") for number in range(20, 32)]
-STEPS = 100
+STEPS = 200
+
+
+def small_game(task_type, split):
+    """Name of a game of a type in a room that is small for it, and so quick to translate and to play."""
+    tasks = {number: task_of(split, number) for number in range(SIZES[split])}
+    fitting = [number for number, task in tasks.items() if task.task_type == task_type]
+    return f"{split}/{min(fitting, key=lambda number: len(room(tasks[number].scene).receptacles))}"
+
+
+GAMES = [small_game(task_type, split) for task_type in TASK_TYPES for split in SIZES]
 
 
 def choose(commands, solution, rng):
@@ -38,10 +49,16 @@ def choose(commands, solution, rng):
     return rng.choice(commands)
 
 
-def stock_transcript(data, steps, seed=0):
-    """Text, commands and outcome after each of some random commands, by the stock engine."""
+def stock_environment(data):
+    """The stock engine with a game."""
     env = AlfredDemangler(PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True)))
     env.load({key: value for key, value in data.items() if key != "traj_data"})
+    return env
+
+
+def stock_transcript(data, steps, seed=0):
+    """Text, commands and outcome after each of some random commands, by the stock engine."""
+    env = stock_environment(data)
     state, rng, solution = env.reset(), random.Random(seed), list(data["walkthrough"])
     yield state.feedback, state.admissible_commands, state.won
     for _ in range(steps):

@@ -11,10 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from alfworld_stock import RECORD, digest, our_transcript, stock_transcript
+from alfworld_stock import RECORD, digest, our_transcript, small_game, stock_transcript
 
 from sdar_trl.envs import AlfWorldEnv, check_env, load_world
-from sdar_trl.envs.alfworld import engine
 from sdar_trl.envs.alfworld.engine import Game
 from sdar_trl.envs.alfworld.env import ACTIONS, TASK, load_game
 from sdar_trl.envs.alfworld.generate import SIZES, generate_game, possible_tasks, task_of
@@ -22,14 +21,7 @@ from sdar_trl.envs.alfworld.proof import PROOF, digests, play_solution
 from sdar_trl.envs.alfworld.rooms import TASK_TYPES, room, scenes
 
 
-def small_game(task_type, split="valid_unseen"):
-    """Name of a game of a type in a small room, which is quick to translate."""
-    games = [f"{split}/{number}" for number in range(SIZES[split])]
-    fitting = [game for game in games if task_of(split, int(game.split("/")[1])).task_type == task_type]
-    return min(fitting, key=lambda game: len(room(task_of(split, int(game.split("/")[1])).scene).receptacles))
-
-
-GAMES = {task_type: small_game(task_type) for task_type in TASK_TYPES}
+GAMES = {task_type: small_game(task_type, "valid_unseen") for task_type in TASK_TYPES}
 
 
 @pytest.fixture
@@ -123,23 +115,30 @@ def test_two_games_in_one_process_do_not_disturb_each_other():
     assert [list(transcript) for transcript in zip(*together, strict=True)] == alone
 
 
-def test_libraries_are_reused_and_leave_no_files(env, tmp_path, monkeypatch):
-    engine.free_libraries()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    loaded = []
-    load = engine.fast_downward.load_lib
-    monkeypatch.setattr(engine.fast_downward, "load_lib", lambda: loaded.append(load()) or loaded[-1])
-    for game in list(GAMES.values())[:3] * 3:
+LEAVES = """
+import sys, tempfile
+from pathlib import Path
+from sdar_trl.envs import AlfWorldEnv
+games, envs = sys.argv[1:], [AlfWorldEnv(), AlfWorldEnv(), AlfWorldEnv()]
+for game in games:
+    envs[0].reset(game=game)
+held = lambda: {line.split()[5] for line in open("/proc/self/maps") if "libdownward" in line}
+assert len(held()) == 1 and not any(tempfile.gettempdir() in path for path in held()), held()
+for _ in range(5):
+    for env, game in zip(envs, games):
         env.reset(game=game)
-    other = AlfWorldEnv()
-    other.reset(game=GAMES["pick_two_obj_and_place"])
-    assert len(loaded) == 2 and list(tmp_path.iterdir()) == []
-    held = lambda: Path("/proc/self/maps").read_text().count(str(tmp_path))  # noqa: E731
-    assert held() > 0
-    other.close()
-    env.close()
-    engine.free_libraries()
-    assert held() == 0
+        env.step("<action>look</action>")
+    assert len(held()) == 3, held()
+    for env in envs:
+        env.close()
+"""
+
+
+def test_libraries_are_reused_leave_no_files_and_the_process_ends_well(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", LEAVES, *list(GAMES.values())[:3]], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_hundred_resets_of_known_games_hold_no_more_memory(env):

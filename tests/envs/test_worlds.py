@@ -30,9 +30,9 @@ def test_a_world_is_whole(name):
 
 
 def test_an_unknown_world_is_told_with_those_there_are_and_the_nearest():
-    with pytest.raises(ValueError, match=r"one of webshop, got 'web_shop'. Did you mean 'webshop'\?"):
+    with pytest.raises(ValueError, match=r"one of webshop, alfworld, got 'web_shop'. Did you mean 'webshop'\?"):
         load_world("web_shop")
-    with pytest.raises(ValueError, match="one of webshop, got 'chess'.$"):
+    with pytest.raises(ValueError, match="one of webshop, alfworld, got 'chess'.$"):
         world_class("chess")
 
 

@@ -18,7 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from filelock import FileLock
 
@@ -27,7 +29,7 @@ from .guard import imported
 
 
 with imported():
-    import fast_downward
+    import fast_downward.interface
     from alfworld.agents.utils.misc import Demangler
     from fast_downward.translate.pddl.conditions import Atom
     from fast_downward.translate.pddl.f_expression import Assign
@@ -60,7 +62,8 @@ class View:
     won: bool = False
 
 
-_free: list[Any] = []  # libraries that no game uses: each holds a copy of a file of 34 MB until it is closed
+_libraries: list[Any] = []  # all of this process: once two have been closed, the process crashes as it ends
+_free: list[Any] = []  # those of them that no game uses
 
 
 class Game:
@@ -84,7 +87,7 @@ class Game:
         with _told(name):
             self._logic = Logic.parse(data["grammar"])
             self._translation = translate(data["pddl_domain"], data["pddl_problem"])
-        self._library = _free.pop() if _free else fast_downward.load_lib()
+        self._library = _free.pop() if _free else _load_library()
         with _told(name):
             self.first = self._start()
 
@@ -153,10 +156,15 @@ class Game:
         return self._logic.actions[action], bindings
 
 
-def free_libraries() -> None:
-    """Close the libraries that no game uses."""
-    while _free:
-        fast_downward.close_lib(_free.pop())
+def _load_library() -> Any:
+    """A library that no other game of this process uses."""
+    if _libraries:
+        library = fast_downward.load_lib()  # a copy of the file, which has 34 MB, held for as long as the process lives
+    else:  # the first is the file itself, which all processes share
+        with patch.object(fast_downward.interface, "shutil", SimpleNamespace(copyfile=os.symlink)):
+            library = fast_downward.load_lib()
+    _libraries.append(library)
+    return library
 
 
 def _entities(state: State) -> dict[str, EntityInfo]:
