@@ -5,8 +5,8 @@ Speed and memory of ALFWorld's engine, on embedded games, beside the engine as i
 
 Each figure is measured in one process of its own, on one core. The player does at random what is possible, and often
 what the solution does next; text, commands and outcome of the two engines are compared at every step. Resets are of
-games whose translation is in the cache folder, and of games that are seen for the first time. Memory of an environment is
-that of a worker process that it does not share with others (`Pss`), in the middle of an episode.
+games whose translation is in the cache folder, and of games that are seen for the first time. Memory of an environment
+is that of a worker process, each page counted once for all that share it (`Pss`).
 """
 
 import argparse
@@ -81,7 +81,7 @@ def compare(games: int, steps: int) -> dict[str, Any]:
 
 
 def resets(games: int, count: int) -> dict[str, float]:
-    """What many resets leave: memory in MB, and files in the temporary folder, also those that are deleted but held."""
+    """What many resets leave: memory in MB, files in the temporary folder, copies of the library that are held."""
     from sdar_trl.envs import AlfWorldEnv
 
     env, rng = AlfWorldEnv(), random.Random(0)

@@ -1,4 +1,4 @@
-"""The scripted player of ALFWorld that its embedded policy is warm-started on. It errs, and less so with skills in its prompt."""
+"""The scripted player of ALFWorld that its embedded policy learns from. It errs, less so with skills in its prompt."""
 
 import random
 import re
@@ -16,8 +16,8 @@ from .names import policy_limits
 from .scripted import scripted_context
 
 
-# How often it errs: (leaves out what is special of the task, takes something else, passes by what is closed, goes where
-# it was before, names no thing), by what is in its prompt. The first is drawn once an episode.
+# How often it errs: (leaves out what is special of the task, takes something else, passes by what is closed, goes
+# where it was before, names no thing), by what is in its prompt. The first is drawn once an episode.
 ERRORS = {
     "own skills": (0.02, 0.01, 0.02, 0.02, 0.0),
     "other skills": (0.35, 0.1, 0.3, 0.15, 0.01),
@@ -103,14 +103,22 @@ class Player:
     def _find(self, commands: list[str]) -> str:
         """What brings it nearer to a thing that it can take."""
         takes = [command for command in commands if command.startswith("take ")]
-        wanted = [command for command in takes if command.split()[1] == self.thing and command[5:].split(" from ")[0] not in self.stored]
+        wanted = [
+            command
+            for command in takes
+            if command.split()[1] == self.thing and command[5:].split(" from ")[0] not in self.stored
+        ]
         if takes and self.rng.random() < self.wrong_thing:
             return self.rng.choice(takes)
         if wanted:
             return wanted[0]
         if f"open {self.at}" in commands and self.rng.random() >= self.passes:
             return f"open {self.at}"
-        remembered = [place for name, place in self.seen.items() if name.startswith(self.thing) and name not in self.stored and place != self.at]
+        remembered = [
+            place
+            for name, place in self.seen.items()
+            if name.startswith(self.thing) and name not in self.stored and place != self.at
+        ]
         return f"go to {remembered[0] if remembered else self._next_place()}"
 
     def _next_place(self) -> str:
@@ -118,7 +126,11 @@ class Player:
         others = [name for name in self.visited if name != self.at]
         if others and self.rng.random() < self.returns:
             return self.rng.choice(others)
-        left = [name for name in self.room if name not in self.visited and name.split()[0] in self.homes and name.split()[0] != self.target]
+        left = [
+            name
+            for name in self.room
+            if name not in self.visited and name.split()[0] in self.homes and name.split()[0] != self.target
+        ]
         self.misses += 1
         if self.misses > PATIENCE or not left:
             known = [place for place in self.known if place != self.at]

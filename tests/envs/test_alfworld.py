@@ -14,7 +14,6 @@ import pytest
 from alfworld_stock import RECORD, digest, our_transcript, small_game, stock_transcript
 
 from sdar_trl.envs import AlfWorldEnv, check_env, load_world
-from sdar_trl.envs.alfworld.engine import Game
 from sdar_trl.envs.alfworld.env import ACTIONS, TASK, load_game
 from sdar_trl.envs.alfworld.generate import SIZES, generate_game, possible_tasks, task_of
 from sdar_trl.envs.alfworld.proof import PROOF, digests, play_solution
@@ -136,7 +135,9 @@ for _ in range(5):
 
 def test_libraries_are_reused_leave_no_files_and_the_process_ends_well(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", LEAVES, *list(GAMES.values())[:3]], env=environment, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES, *list(GAMES.values())[:3]], env=environment, capture_output=True
+    )
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -210,7 +211,9 @@ def test_a_window_has_the_task_the_last_steps_and_what_is_seen_now(admissible):
     past = list(zip(observations[1:3], responses[1:3], strict=True))
     fourth = AlfWorldEnv.history(observations[0], past, observations[3], 4)
     for text, count in ((second, 1), (fourth, 3)):
-        assert text.count(task) == 1 and text.count("You are in the middle of a room") == (count == 1 or not admissible)
+        assert text.count(task) == 1 and text.count("You are in the middle of a room") == (
+            count == 1 or not admissible
+        )
         assert text.count(ACTIONS) == (1 if admissible else 0) and "<think>" not in text
         assert f"Steps taken: {count}" in text and text.endswith(f"Step {count + 1}:\n{observations[count]}")
     parts = [task, "Steps taken: 3. The last 2:", "[2] You", "> ", "[3] You", "> ", "Step 4:"]

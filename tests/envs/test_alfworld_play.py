@@ -1,4 +1,4 @@
-"""ALFWorld in the loop: worker processes, skills for the teacher, by hand in the terminal, training in two processes."""
+"""ALFWorld in the loop: worker processes, skills for the teacher, the scripted player, by hand, training."""
 
 import json
 import multiprocessing

@@ -3,8 +3,8 @@ Play ALFWorld by hand, and see what an agent sees.
 
     python -m sdar_trl.envs.alfworld --game valid_unseen/12 --save episode.json
 
-Type actions, such as go to fridge 1; q leaves. `--game` also takes the path of a `game.tw-pddl`. Look at a saved episode
-again, step by step:
+Type actions, such as go to fridge 1; q leaves. `--game` also takes the path of a `game.tw-pddl`. Look at a saved
+episode again, step by step:
 
     python -m sdar_trl.envs.alfworld --replay episode.json
 """

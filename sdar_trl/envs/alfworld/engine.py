@@ -141,7 +141,9 @@ class Game:
         changes = sum(self._state.changes[predicate] for predicate in predicates(action.template))
         if name not in self._worded or self._worded[name][1] != changes:
             said = self._wording.say(action.template, bindings)
-            shown = {placeholder.name: self._entities[variable.name].name for placeholder, variable in bindings.items()}
+            shown = {
+                placeholder.name: self._entities[variable.name].name for placeholder, variable in bindings.items()
+            }
             self._worded[name] = said.format(**shown), changes
         return self._worded[name][0]
 
@@ -159,7 +161,9 @@ class Game:
 def _load_library() -> Any:
     """A library that no other game of this process uses."""
     if _libraries:
-        library = fast_downward.load_lib()  # a copy of the file, which has 34 MB, held for as long as the process lives
+        library = (
+            fast_downward.load_lib()
+        )  # a copy of the file, which has 34 MB, held for as long as the process lives
     else:  # the first is the file itself, which all processes share
         with patch.object(fast_downward.interface, "shutil", SimpleNamespace(copyfile=os.symlink)):
             library = fast_downward.load_lib()
@@ -169,7 +173,9 @@ def _load_library() -> Any:
 
 def _entities(state: State) -> dict[str, EntityInfo]:
     """By id, how the things of a game are called."""
-    found = {variable.name: EntityInfo(variable.name, variable.type) for fact in state.facts for variable in fact.arguments}
+    found = {
+        variable.name: EntityInfo(variable.name, variable.type) for fact in state.facts for variable in fact.arguments
+    }
     demangler = Demangler(game_infos=found)
     for info in found.values():
         info.definite, info.indefinite = "the", "a"
@@ -188,8 +194,8 @@ def translate(domain: str, problem: str) -> dict[str, Any]:
             PDDL of the problem.
 
     Returns:
-        `dict[str, Any]`: `sas`, the library's input; `facts` as pairs of a predicate and its arguments; `objects`, their
-        types by name; `types` with their parents; `actions`, by name their parameters with types.
+        `dict[str, Any]`: `sas`, the library's input; `facts` as pairs of a predicate and its arguments; `objects`,
+        their types by name; `types` with their parents; `actions`, by name their parameters with types.
     """
     key = hashlib.sha256(json.dumps([domain, problem]).encode()).hexdigest()
     file = cache_folder() / f"{key}.z"

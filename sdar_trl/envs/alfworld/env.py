@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SYSTEM = (
-    "You are an agent in a household, and are given a task. Each turn shows what you see. First reason about what to do "
-    "next inside <think></think> tags, then answer with one admissible action inside <action></action> tags."
+    "You are an agent in a household, and are given a task. Each turn shows what you see. First reason about what to "
+    "do next inside <think></think> tags, then answer with one admissible action inside <action></action> tags."
 )
 WELCOME = "-= Welcome to TextWorld, ALFRED! =-\n\n"
 TASK = "Your task is to: "  # begins the last paragraph of the first observation
@@ -66,8 +66,8 @@ class AlfWorldEnv:
                 Folder of the official games, see [`official_games`]. If `None`, the embedded ones.
 
         Returns:
-            [`~datasets.Dataset`]: columns `prompt`, `task_id`, `task_type`, and `game`: the game's file, or which of the
-            embedded ones it is.
+            [`~datasets.Dataset`]: columns `prompt`, `task_id`, `task_type`, and `game`: the game's file, or which of
+            the embedded ones it is.
 
         Raises:
             `ValueError`: if there is no such split, or a file is malformed.

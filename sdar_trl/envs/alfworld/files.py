@@ -38,8 +38,8 @@ def official_games(data_dir: str | Path, split: str) -> list[tuple[Path, str]]:
     found = list(_games(root / split))
     if not found:
         raise FileNotFoundError(
-            f"There are no games in {root / split}. Download them with `alfworld-download --data-dir FOLDER`, and give "
-            "that folder as `data_dir`; without `data_dir`, the embedded games are played."
+            f"There are no games in {root / split}. Download them with `alfworld-download --data-dir FOLDER`, and "
+            "give that folder as `data_dir`; without `data_dir`, the embedded games are played."
         )
     if len(found) != PUBLISHED[split]:
         logger.warning(

@@ -5,11 +5,11 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
-from .rooms import HOLDS, LAMP, LAMP_STANDS, TASK_TYPES, TREATMENTS, Room, constants, room, scenes
 from .guard import imported
+from .rooms import HOLDS, LAMP, LAMP_STANDS, TASK_TYPES, TREATMENTS, Room, constants, room, scenes
 
 
 with imported():
@@ -40,7 +40,7 @@ class Task:
     target: str
 
 
-@lru_cache(maxsize=None)
+@cache
 def possible_tasks(split: str, task_type: str) -> tuple[tuple[Task, ...], ...]:
     """All tasks of a type in a split's rooms, room by room. A tenth of those in the rooms of training is held out for
     `"valid_seen"`."""
@@ -201,7 +201,10 @@ def problem_text(where: Room, placed: dict[str, str], goal: str) -> str:
     facts = ["atLocation agent1 loc_0"]
     for receptacle in where.receptacles:
         name = mangled(receptacle.id)
-        facts += [f"receptacleType {name} {receptacle.kind}Type", f"receptacleAtLocation {name} {location[receptacle.id]}"]
+        facts += [
+            f"receptacleType {name} {receptacle.kind}Type",
+            f"receptacleAtLocation {name} {location[receptacle.id]}",
+        ]
         facts += [f"openable {name}"] if receptacle.openable else []
     facts += [f"canContain {kind}Type {name}Type" for kind in kinds for name in classes if name in HOLDS[kind]]
     for id_, receptacle_id in placed.items():
@@ -209,7 +212,7 @@ def problem_text(where: Room, placed: dict[str, str], goal: str) -> str:
         facts += [f"objectType {name} {class_}Type", f"inReceptacle {name} {mangled(receptacle_id)}"]
         facts += [f"objectAtLocation {name} {location[receptacle_id]}"]
         facts += [f"toggleable {name}"] if class_ == LAMP else [f"pickupable {name}"]
-        facts += [fact for fact in _affordances(class_, name)]
+        facts += _affordances(class_, name)
     lines = "\n".join(f"  ({fact})" for fact in facts)
     things = "\n".join(f"  {thing}" for thing in objects)
     return (

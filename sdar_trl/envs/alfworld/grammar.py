@@ -114,7 +114,7 @@ class State(PddlState):
     """
 
     def __init__(self, library: Any, translation: Mapping[str, Any]):
-        self._facts = defaultdict(set)
+        self._facts: dict[Signature, set[Proposition]] = defaultdict(set)
         self._sorted: dict[Signature, list[Proposition]] = {}
         self._subtypes: dict[Signature, list[Signature]] = {}
         self.changes: Counter[str] = Counter()  # by predicate: how often its facts have changed

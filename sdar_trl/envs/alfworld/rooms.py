@@ -6,7 +6,7 @@ Both come from the package `alfworld`, which lists the receptacles and the class
 import json
 from collections.abc import Set
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from .guard import imported
@@ -112,7 +112,7 @@ def scenes(unseen: bool) -> list[int]:
     return list(constants.TEST_SCENE_NUMBERS if unseen else constants.TRAIN_SCENE_NUMBERS)
 
 
-@lru_cache(maxsize=None)
+@cache
 def room(scene: int) -> Room:
     """The room with a number."""
     [kind] = [name for name, numbers in constants.SCENE_TYPE.items() if scene in numbers]
