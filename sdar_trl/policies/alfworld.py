@@ -6,6 +6,7 @@ Rebuild the shipped weights (two CPU cores, prints how well the policy plays wit
 """
 
 import argparse
+import functools
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -105,9 +106,11 @@ def main() -> None:
     limits: Any = policy_limits("tiny-alfworld")
     results = {}
     for history in ("growing", "window"):
-        rollout = policy_rollout(model, tokenizer, lambda: env, history=history, **limits)
+        factory = functools.partial(AlfWorldEnv, admissible_actions=False)
+        rollout = policy_rollout(model, tokenizer, factory, history=history, **limits)
         results[f"{history}, without skills"] = summarize(evaluate(rollout, panel))
         results[f"{history}, with skills"] = summarize(evaluate(rollout, panel, skills=skills))
+        rollout.close()
     print(results_table(results))
 
 
