@@ -27,7 +27,8 @@ def test_the_policy_plays_better_with_skills_than_without_by_ten_points_and_more
     limits = policy_limits("tiny-alfworld")
     rollout = policy_rollout(model, tokenizer, world.environment_factory, **limits)
     without, with_skills = (
-        summarize(evaluate(rollout, panel, skills=library, batch_size=24)).success for library in (None, world.skills())
+        summarize(evaluate(rollout, panel, skills=library, batch_size=24)).success
+        for library in (None, world.skills())
     )
     rollout.close()
     assert with_skills - without >= 0.10

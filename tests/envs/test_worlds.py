@@ -45,6 +45,17 @@ def test_a_missing_package_is_told_with_the_extra_that_brings_it_and_other_world
     assert load_world("webshop").name == "webshop"
 
 
+def test_an_environment_whose_package_is_missing_is_told_with_the_extra_too():
+    code = (
+        "import sys; sys.modules['textworld'] = None\n"
+        "from sdar_trl.envs import *\n"
+        "try:\n    from sdar_trl.envs import AlfWorldEnv\n"
+        "except ImportError as error:\n    assert 'pip install \"sdar-trl[alfworld]\"' in str(error), error\n"
+        "else:\n    raise AssertionError\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_mistake_of_ones_own_is_not_taken_for_a_missing_package(monkeypatch):
     monkeypatch.setitem(WORLDS, "mistaken", "sdar_trl.envs.mistaken:World")
     with pytest.raises(ModuleNotFoundError, match="No module named 'sdar_trl.envs.mistaken'"):
@@ -95,7 +106,9 @@ def test_skills_are_checked_on_the_tasks_of_any_world(monkeypatch):
     tasks = load_tasks("few", 500)
     assert len(tasks) == 3 and all(task["prompt"].startswith("Instruction: ") for task in tasks)
     assert len(load_tasks("few", 2)) == 2
-    with pytest.raises(ValueError, match=r"must be a world \(webshop, few\) or a JSON-lines file, got 'chess'"):
+    with pytest.raises(
+        ValueError, match=r"must be a world \(webshop, alfworld, few\) or a JSON-lines file, got 'chess'"
+    ):
         load_tasks("chess", 500)
 
 
