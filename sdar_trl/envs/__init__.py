@@ -8,7 +8,7 @@ from .worlds import World, import_for, load_world, world_class
 
 
 if TYPE_CHECKING:
-    from .alfworld import AlfWorldEnv
+    from .alfworld import AlfWorldEnv as AlfWorldEnv
     from .webshop import WebShopEnv
 
 __all__ = ["Step", "TextEnv", "WebShopEnv", "World", "check_env", "load_world", "parse_tag", "world_class"]
