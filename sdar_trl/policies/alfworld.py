@@ -18,15 +18,16 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from ..chat import Chat
 from ..envs import AlfWorldEnv
 from ..envs.alfworld.env import load_game
-from ..envs.alfworld.rooms import HOLDS, LAMP, PICKUPABLE
-from ..history import History, growing, windowed
+from ..envs.alfworld.rooms import HOLDS, LAMP, PICKUPABLE, TASK_TYPES
+from ..history import windowed
 from ..skills import SkillLibrary, format_skills
 from .names import policy_limits, policy_path
 from .scripted_alfworld import ERRORS, MAX_TURNS, Player, scripted_episode
 from .tiny import new_policy, train_tokenizer, warm_start
 
 
-# What occurs all over is one token, and so is every thing with its number: that keeps episodes short.
+# What occurs all over is one token, which keeps episodes short. A class of things is one too, the same in the task and
+# wherever one of it lies, which is what a small model can match.
 MARKS = (
     *("<action>go to", "<action>take", "<action>open", "<action>move", "<action>look</action>", "</action>", " from"),
     *("<action>use", "<action>examine", "<action>clean", "<action>heat", "<action>cool", " with", ". on the", ". the"),
@@ -34,7 +35,8 @@ MARKS = (
     *("you pick up the", " from the", "you move the", " to the", "you open the", "you are facing the", "next to it"),
     *("nothing happens.", "your task is to:", "you are in the middle of a room. looking quickly around you"),
 )
-NUMBERS = {"cabinet": 33, "drawer": 24, "shelf": 16}  # of any other, up to 4
+NAMES = sorted({name.lower() for name in (*HOLDS, *PICKUPABLE, LAMP)})
+NUMBERS = range(1, 41)
 
 
 def build_tokenizer(env: AlfWorldEnv, tasks: list[dict[str, Any]], skills: SkillLibrary) -> PreTrainedTokenizerFast:
@@ -45,8 +47,6 @@ def build_tokenizer(env: AlfWorldEnv, tasks: list[dict[str, Any]], skills: Skill
         for _ in range(100):  # as often as the observations, so that skills are made of whole words too
             yield from (format_skills([skill]) for skill in skills)
             yield "system\nuser\nassistant\ntool\n" + tasks[0]["prompt"][0]["content"]
-        for name in [*HOLDS, *PICKUPABLE, LAMP]:
-            yield from [f" {name} 1 2 3 "] * 20
         for task in rng.choices(tasks, k=50):
             player = Player(load_game(task["game"]), ERRORS["other skills"], rng)
             observation = env.reset(**task)
@@ -60,10 +60,20 @@ def build_tokenizer(env: AlfWorldEnv, tasks: list[dict[str, Any]], skills: Skill
                 observation = step.observation
 
     tokenizer = train_tokenizer(texts(), vocab_size=1100)
-    names = sorted({name.lower() for name in (*HOLDS, *PICKUPABLE, LAMP)})
-    things = [f" {name} {number}" for name in names for number in range(1, NUMBERS.get(name, 4) + 1)]
-    tokenizer.add_tokens([AddedToken(text, normalized=True) for text in (*things, *MARKS)])
+    marks = [*(f" {name}" for name in NAMES), *(f" {number}" for number in NUMBERS), *MARKS]
+    tokenizer.add_tokens([AddedToken(text, normalized=True) for text in marks])
     return tokenizer
+
+
+def small_tasks(count: int) -> list[dict[str, Any]]:
+    """The training tasks of the smallest rooms, as many of each type."""
+    tasks = list(AlfWorldEnv.dataset("train"))
+    size = {task["game"]: len(load_game(task["game"])["pddl_problem"]) for task in tasks}
+    found = []
+    for task_type in TASK_TYPES:
+        of_type = [task for task in tasks if task["task_type"] == task_type]
+        found += sorted(of_type, key=lambda task: size[task["game"]])[: count // len(TASK_TYPES)]
+    return found
 
 
 def main() -> None:
@@ -72,31 +82,30 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--output", default=policy_path("tiny-alfworld"), help="Folder to write.")
-    parser.add_argument("--episodes", type=int, default=8_000, help="Scripted episodes to train on.")
-    parser.add_argument("--games", type=int, default=600, help="Games that they are of.")
+    parser.add_argument("--episodes", type=int, default=6_000, help="Scripted episodes to train on.")
+    parser.add_argument("--games", type=int, default=400, help="Games that they are of, those of the smallest rooms.")
     parser.add_argument("--hidden_size", type=int, default=128, help="Width of the model.")
     parser.add_argument("--layers", type=int, default=4, help="Depth of the model.")
     args = parser.parse_args()
 
     env, skills = AlfWorldEnv(admissible_actions=False), SkillLibrary.bundled("alfworld")
-    tasks = list(AlfWorldEnv.dataset("train").select(range(args.games)))
-    rng = random.Random(0)
+    tasks = small_tasks(args.games)
 
-    def play(count: int, history: History = growing) -> list[tuple[list[int], list[int]]]:
+    def play(seed: int, count: int, **options: Any) -> list[tuple[list[int], list[int]]]:
+        rng = random.Random(seed)
         return [
-            row for _ in range(count) for row in scripted_episode(env, rng.choice(tasks), skills, chat, rng, history)
+            row for _ in range(count) for row in scripted_episode(env, rng.choice(tasks), skills, chat, rng, **options)
         ]
 
     tokenizer = build_tokenizer(env, tasks, skills)
     model = new_policy(tokenizer, args.hidden_size, args.layers)
     chat = Chat(tokenizer)
-    # The second, gentler cycle sharpens what the first has found.
-    for learning_rate in (3e-3, 2e-3):
-        warm_start(model, play(args.episodes // 2), learning_rate=learning_rate)
-    # The last one is for a window on the history, and keeps the growing one in mind.
-    rows = play(args.episodes // 12) + play(args.episodes // 40, windowed(2, AlfWorldEnv.history))
-    rng.shuffle(rows)
-    warm_start(model, rows)
+    # First what there is to do, from an expert; then to err, and less so with skills; a little of it in windows.
+    rows = play(1, args.episodes // 2, expert=True)
+    warm_start(model, rows, learning_rate=3e-3, batch_tokens=3_000)
+    rows = play(2, args.episodes // 2) + play(3, args.episodes // 60, history=windowed(2, AlfWorldEnv.history))
+    random.Random(0).shuffle(rows)
+    warm_start(model, rows, learning_rate=2e-3, batch_tokens=3_000)
     print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}M parameters")
     model.half().save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)

@@ -199,6 +199,7 @@ def scripted_episode(
     chat: Chat,
     rng: random.Random,
     history: History = growing,
+    expert: bool = False,
 ) -> list[tuple[list[int], list[int]]]:
     """
     Play one scripted episode.
@@ -216,12 +217,14 @@ def scripted_episode(
             Draws prompt, errors and places.
         history (`History`, *optional*, defaults to [`growing`]):
             What the player reads in each turn.
+        expert (`bool`, *optional*, defaults to `False`):
+            Whether the player never errs, and no skills are in the prompt.
 
     Returns:
         `list[tuple[list[int], list[int]]]`: of each row, its ids, and 1 for those of responses.
     """
-    context, kind = scripted_context(skills, task["task_type"], rng)
-    player = Player(load_game(task["game"]), ERRORS[kind], rng)
+    context, kind = ("", "") if expert else scripted_context(skills, task["task_type"], rng)
+    player = Player(load_game(task["game"]), EXPERT if expert else ERRORS[kind], rng)
     observation = env.reset(**task)
     episode = Episode(task, with_observation(task["prompt"], observation))
     rows: list[tuple[list[int], list[int]]] = []
