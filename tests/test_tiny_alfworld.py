@@ -42,9 +42,8 @@ def test_the_policy_is_small_and_carries_its_limits():
     assert limits["max_turns"] <= 50
 
 
-def test_a_thing_is_one_token_and_nothing_is_lost(tokenizer):
+def test_a_class_of_things_is_one_token_and_nothing_is_lost(tokenizer):
     text = "<action>take cabinet 12</action> a ü € diningtable 3."
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == text
-    assert tokenizer.convert_tokens_to_ids(" cabinet 12") in ids
-    assert len(tokenizer(" cabinet 12", add_special_tokens=False)["input_ids"]) == 1
+    assert {" cabinet", " 12", " diningtable", " 3"} <= {tokenizer.decode([token]) for token in ids}
