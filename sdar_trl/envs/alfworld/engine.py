@@ -37,7 +37,7 @@ with imported():
     from textworld.generator.game import EntityInfo
     from textworld.logic import Placeholder, Variable
 
-MOST_REMEMBERED = 50_000  # TextWorld keeps every fact of every game there ever was
+MOST_REMEMBERED = 10_000  # TextWorld keeps every fact of every game there ever was
 VERSION = version("fast-downward-textworld")
 KEYS = ("pddl_domain", "grammar", "pddl_problem")
 
