@@ -16,7 +16,7 @@ with imported():
     from alfworld.gen.goal_library import gdict as goal_library
     from alfworld.info import ALFRED_PDDL_PATH, ALFRED_TWL2_PATH
 
-SIZES = {"train": 1200, "valid_seen": 140, "valid_unseen": 134}  # the held-out splits are as long as the official ones
+SIZES = {"train": 600, "valid_seen": 140, "valid_unseen": 134}  # the held-out splits are as long as the official ones
 SMALL = {"CoffeeMachine", "StoveBurner", "ToiletPaperHanger", "TowelHolder", "HandTowelHolder"}  # at first, one object
 AFFORDANCES = {"cleanable": "Cleanable", "heatable": "Heatable", "coolable": "Coolable", "sliceable": "Sliceable"}
 MANGLED = {"|": "_bar_", "+": "_plus_", "-": "_minus_", ".": "_dot_"}
