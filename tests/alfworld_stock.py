@@ -25,7 +25,7 @@ from sdar_trl.envs.alfworld.rooms import TASK_TYPES, room
 
 
 RECORD = Path(__file__).parent / "envs" / "alfworld_stock.json"
-STEPS = 200
+STEPS = 120
 
 
 def small_game(task_type, split):
