@@ -82,7 +82,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--output", default=policy_path("tiny-alfworld"), help="Folder to write.")
-    parser.add_argument("--episodes", type=int, default=6_000, help="Scripted episodes to train on.")
+    parser.add_argument("--episodes", type=int, default=8_000, help="Scripted episodes to train on.")
     parser.add_argument("--games", type=int, default=300, help="Games that they are of, those of the smallest rooms.")
     parser.add_argument("--hidden_size", type=int, default=128, help="Width of the model.")
     parser.add_argument("--layers", type=int, default=4, help="Depth of the model.")
@@ -102,10 +102,11 @@ def main() -> None:
     chat = Chat(tokenizer)
     # First what there is to do, from an expert; then to err, and less so with skills; a little of it in windows.
     rows = play(1, args.episodes // 2, expert=True)
-    warm_start(model, rows, learning_rate=3e-3, batch_tokens=3_000)
+    for _ in range(2):
+        warm_start(model, rows, learning_rate=3e-3, batch_tokens=3_000, observation_share=0.3)
     rows = play(2, args.episodes // 2) + play(3, args.episodes // 60, history=windowed(2, AlfWorldEnv.history))
     random.Random(0).shuffle(rows)
-    warm_start(model, rows, learning_rate=2e-3, batch_tokens=3_000)
+    warm_start(model, rows, learning_rate=2e-3, batch_tokens=3_000, observation_share=0.3)
     print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}M parameters")
     model.half().save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)
