@@ -29,6 +29,7 @@ from .tiny import new_policy, train_tokenizer, warm_start
 # What occurs all over is one token, which keeps episodes short. A class of things is one too, the same in the task and
 # wherever one of it lies, which is what a small model can match.
 MARKS = (
+    *("<think>", "</think>"),
     *("<action>go to", "<action>take", "<action>open", "<action>move", "<action>look</action>", "</action>", " from"),
     *("<action>use", "<action>examine", "<action>clean", "<action>heat", "<action>cool", " with", ". on the", ". the"),
     *("you arrive at", ", you see a", ", you see nothing.", ", and a", ", a", " is closed.", " is open. in it"),

@@ -11,7 +11,7 @@ TINY_POLICY = str(Path(__file__).parent / "tiny")
 # The policies that come with the package, each in the folder of its name, and the limits that they were made for.
 EMBEDDED = {
     "tiny": {"max_turns": 7, "max_response_length": 20, "max_completion_length": 800},
-    "tiny-alfworld": {"max_turns": 24, "max_response_length": 12, "max_completion_length": 1000},
+    "tiny-alfworld": {"max_turns": 24, "max_response_length": 16, "max_completion_length": 1100},
 }
 
 

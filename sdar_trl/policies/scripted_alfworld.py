@@ -24,6 +24,7 @@ ERRORS = {
     "none": (0.5, 0.2, 0.5, 0.25, 0.02),
 }
 EXPERT = (0.0, 0.0, 0.0, 0.0, 0.0)
+TREATED = ("clean", "heat", "cool")
 PATIENCE = 7  # places it searches before it goes where the thing is, which it knows
 MAX_TURNS = policy_limits("tiny-alfworld")["max_turns"]
 
@@ -83,8 +84,9 @@ class Player:
             if name.split()[0] in (self.thing, "desklamp") and self.at:
                 self.seen[name] = self.at
         if self.rng.random() < self.illegal:
-            return _response(f"take {self.thing}")
+            return self._response(f"take {self.thing}")
         command = "look" if self.done else self._hold(commands) if self.holds else self._find(commands)
+        response = self._response(command)
         verb, _, rest = command.partition(" ")
         if verb == "go":
             self.at = rest.removeprefix("to ")
@@ -98,7 +100,22 @@ class Player:
             self.place, self.holds, self.treated = self.at, "", False
             wanted = 2 if self.task_type == "pick_two_obj_and_place" and not self.forgets else 1
             self.done = len(self.stored) >= wanted
-        return _response(command)
+        return response
+
+    def _response(self, command: str) -> str:
+        """A command, after a thought of what it is for: that is what a small model has to find in the task."""
+        verb = command.split()[0]
+        if self.done:
+            goal = "done"
+        elif not self.holds:
+            goal = self.thing
+        elif self.lamp is not None:
+            goal = "desklamp"
+        elif self.task_type in TREATMENTS and not self.forgets and (not self.treated or verb in TREATED):
+            goal = self.task_type.split("_")[1]
+        else:
+            goal = self.target
+        return f"<think> {goal}</think><action>{command}</action>"
 
     def _find(self, commands: list[str]) -> str:
         """What brings it nearer to a thing that it can take."""
@@ -186,10 +203,6 @@ class Player:
     def _give_up(self) -> str:
         self.done = True
         return "look"
-
-
-def _response(command: str) -> str:
-    return f"<action>{command}</action>"
 
 
 def scripted_episode(
