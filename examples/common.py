@@ -16,7 +16,7 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from sdar_trl import SDARConfig, SDARTrainer, SkillLibrary
 from sdar_trl.envs import World
-from sdar_trl.evaluation import Record, evaluate_trainer, results_table, summarize
+from sdar_trl.evaluation import Record, evaluate_trainer, results_table, summarize, task_type_table
 from sdar_trl.plot import plot_training
 from sdar_trl.policies import policy_limits, policy_path
 
@@ -146,6 +146,8 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
         if training_args.push_to_hub:
             trainer.push_to_hub(dataset_name=world.name)
     if is_main:
+        if panels:
+            print(task_type_table({name: summarize(panel) for name, panel in panels.items()}))
         seconds = time.perf_counter() - start
         write_results(output_dir, panels, processes=trainer.accelerator.num_processes, seconds=seconds)
         if any(count for count, _ in trainer.teacher_context.retriever.totals().values()):

@@ -10,7 +10,7 @@ from steps import ids_and_mask
 from toys import CountingEnv
 from transformers import AutoModelForCausalLM
 
-from sdar_trl.evaluation import Record, evaluate, policy_rollout, results_table, summarize
+from sdar_trl.evaluation import Record, evaluate, policy_rollout, results_table, summarize, task_type_table
 
 
 def records(successes, total):
@@ -44,6 +44,15 @@ def test_the_interval_is_wilsons(successes, total):
 
 def test_success_is_told_by_task_type():
     assert summarize(records(1, 4)).by_task_type == {"a": 0.5, "b": 0.0}
+
+
+def test_a_table_has_success_within_each_type_side_by_side():
+    results = {"before": summarize(records(1, 4)), "after": summarize(records(3, 4)), "a": summarize(records(0, 1))}
+    assert task_type_table(results).splitlines() == [
+        "task type    before     after         a",
+        "a             50.0%    100.0%      0.0%",
+        "b              0.0%     50.0%          ",
+    ]
 
 
 def test_the_table_names_every_result():

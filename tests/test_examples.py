@@ -1,5 +1,6 @@
 """The example scripts and the README's commands, run as a user runs them."""
 
+import functools
 import io
 import json
 import os
@@ -8,13 +9,14 @@ import runpy
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sdar_trl.envs import load_world
+from sdar_trl.envs import load_world, world_class
 from sdar_trl.policies import TINY_POLICY, policy_limits
 
 
@@ -112,13 +114,18 @@ def test_help_shows_every_option_with_its_text():
 
 
 @pytest.fixture
-def parse(monkeypatch):
-    """Arguments of the WebShop script, as it reads them."""
+def parse_as(monkeypatch):
+    """Arguments of a world's script, as it reads them."""
     monkeypatch.syspath_prepend(ROOT / "examples")
     from common import parse
-    from train_webshop import DEMO, WebShop
 
-    return lambda *args: parse(WebShop, DEMO, list(args))
+    return lambda name, *args: parse(world_class(name), import_module(f"train_{name}").DEMO, list(args))
+
+
+@pytest.fixture
+def parse(parse_as):
+    """Arguments of the WebShop script, as it reads them."""
+    return functools.partial(parse_as, "webshop")
 
 
 @pytest.mark.parametrize(
@@ -154,11 +161,11 @@ def test_the_worlds_arguments_reach_dataset_and_environment(parse):
     assert world.environment_factory().reward == "success"
 
 
-def test_the_configurations_parse(parse):
+def test_the_configurations_parse(parse_as):
     for path in (ROOT / "examples" / "accelerate_configs").glob("*.yaml"):
         assert yaml.safe_load(path.read_text())["compute_environment"] == "LOCAL_MACHINE"
     for path in (ROOT / "examples" / "configs").glob("*.yaml"):
-        _, _, config, _ = parse("--config", str(path), "--bf16", "false")
+        _, _, config, _ = parse_as(path.stem.split("_")[0], "--config", str(path), "--bf16", "false")
         assert config.num_generations == 8
         assert config.output_dir == f"outputs/{path.stem}"
 

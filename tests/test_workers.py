@@ -3,7 +3,10 @@
 import functools
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from steps import ids_and_mask, only_row
@@ -169,3 +172,30 @@ def test_check_env_refuses_an_unknown_place_to_run():
 
     with pytest.raises(AssertionError, match="inline, thread or process"):
         check_env(Elsewhere(), [{"length": 1}])
+
+
+PROGRAM = """
+print("the program is imported", flush=True)
+from toys import ProcessEnv
+from sdar_trl.envs.workers import start_worker
+
+class Own(ProcessEnv):
+    pass
+
+if __name__ == "__main__":
+    for kind in (ProcessEnv, {own}):
+        worker = start_worker(kind)
+        worker.start("reset", length=1)
+        print(worker.result())
+        worker.close()
+"""
+
+
+@pytest.mark.parametrize(("own", "times"), [("ProcessEnv", 1), ("Own", 2)])
+def test_a_process_imports_the_program_only_for_an_environment_of_its_own(own, times, tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM.format(own=own))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
+    assert done.stdout.count("count to 1") == 2, done.stderr
+    assert done.stdout.count("the program is imported") == times

@@ -10,13 +10,15 @@ import logging
 import multiprocessing
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing.connection import Connection
+from types import ModuleType
 from typing import Any
 
 from .base import TextEnv
@@ -125,15 +127,18 @@ class ProcessWorker:
     """An environment in a process of its own, which begins to build it at once. `start` raises if it cannot."""
 
     def __init__(self, factory: Callable[[], TextEnv], timeout: float):
-        # forked from a server that has imported the program, but holds neither its threads nor its GPU
+        # forked from a server that has imported the environment, but holds neither threads nor a GPU
         context = multiprocessing.get_context("forkserver")
+        module = shown_kind(factory).__module__
+        context.set_forkserver_preload([module])
         self._timeout = timeout
         self._deadline = time.monotonic() + max(timeout, DEFAULT_TIMEOUT)  # building is slower than a call
         self._answering = True
         self._built = False
         self._pipe, end = context.Pipe()
         self._process = context.Process(target=_serve, args=(factory, end), daemon=True)
-        self._process.start()
+        with nullcontext() if module == "__main__" else _without_program():
+            self._process.start()
         end.close()
 
     def start(self, method: str, /, *args: Any, **kwargs: Any) -> None:
@@ -229,6 +234,17 @@ def close_worker(worker: EnvWorker | TextEnv) -> None:
         raise
     except BaseException:
         logger.warning("An environment could not be closed.", exc_info=True)
+
+
+@contextmanager
+def _without_program() -> Iterator[None]:
+    """Processes that start inside do not import the program, which may take seconds, and memory, of each of them."""
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
 
 
 def _seconds_until(deadline: float) -> float:

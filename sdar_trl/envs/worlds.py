@@ -4,6 +4,7 @@ import functools
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
     from ..skills import SkillLibrary
 
 # Where each world's class is. Imported when asked for: one whose packages are missing is in nobody's way.
-WORLDS = {"webshop": "sdar_trl.envs.webshop.world:WebShop"}
+WORLDS = {
+    "webshop": "sdar_trl.envs.webshop.world:WebShop",
+    "alfworld": "sdar_trl.envs.alfworld.world:AlfWorld",
+}
 
 
 @dataclass
@@ -86,8 +90,13 @@ def world_class(name: str) -> type[World]:
         meant = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"A world must be one of {', '.join(WORLDS)}, got {name!r}.{meant}")
     module, _, attribute = WORLDS[name].partition(":")
+    return getattr(import_for(name, module), attribute)
+
+
+def import_for(name: str, module: str) -> ModuleType:
+    """A module of a world; if a package is missing, the error says which extra brings it."""
     try:
-        return getattr(import_module(module), attribute)
+        return import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("sdar_trl"):
             raise

@@ -173,3 +173,23 @@ def results_table(results: Mapping[str, PanelResult]) -> str:
             f"{name:{width}}  {result.success:7.1%}  {interval:15}  {result.score:9.3f}  {result.n:5}{numbers}"
         )
     return "\n".join(lines)
+
+
+def task_type_table(results: Mapping[str, PanelResult]) -> str:
+    """
+    Success within each task type as a table to print.
+
+    Args:
+        results (`dict[str, PanelResult]`):
+            A result for each column's name.
+
+    Returns:
+        `str`: the table.
+    """
+    types = sorted({name for result in results.values() for name in result.by_task_type})
+    width = max(len(name) for name in ("task type", *types))
+    lines = [f"{'task type':{width}}" + "".join(f"  {name:>8}" for name in results)]
+    for name in types:
+        cells = [result.by_task_type.get(name) for result in results.values()]
+        lines.append(f"{name:{width}}" + "".join(f"  {'' if cell is None else f'{cell:.1%}':>8}" for cell in cells))
+    return "\n".join(lines)

@@ -30,9 +30,9 @@ def test_a_world_is_whole(name):
 
 
 def test_an_unknown_world_is_told_with_those_there_are_and_the_nearest():
-    with pytest.raises(ValueError, match=r"one of webshop, got 'web_shop'. Did you mean 'webshop'\?"):
+    with pytest.raises(ValueError, match=r"one of webshop, alfworld, got 'web_shop'. Did you mean 'webshop'\?"):
         load_world("web_shop")
-    with pytest.raises(ValueError, match="one of webshop, got 'chess'.$"):
+    with pytest.raises(ValueError, match="one of webshop, alfworld, got 'chess'.$"):
         world_class("chess")
 
 
@@ -43,6 +43,17 @@ def test_a_missing_package_is_told_with_the_extra_that_brings_it_and_other_world
     with pytest.raises(ImportError, match=r"'a_package_that_nobody_has': pip install \"sdar-trl\[needy\]\""):
         load_world("needy")
     assert load_world("webshop").name == "webshop"
+
+
+def test_an_environment_whose_package_is_missing_is_told_with_the_extra_too():
+    code = (
+        "import sys; sys.modules['textworld'] = None\n"
+        "from sdar_trl.envs import *\n"
+        "try:\n    from sdar_trl.envs import AlfWorldEnv\n"
+        "except ImportError as error:\n    assert 'pip install \"sdar-trl[alfworld]\"' in str(error), error\n"
+        "else:\n    raise AssertionError\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_mistake_of_ones_own_is_not_taken_for_a_missing_package(monkeypatch):
@@ -95,7 +106,7 @@ def test_skills_are_checked_on_the_tasks_of_any_world(monkeypatch):
     tasks = load_tasks("few", 500)
     assert len(tasks) == 3 and all(task["prompt"].startswith("Instruction: ") for task in tasks)
     assert len(load_tasks("few", 2)) == 2
-    with pytest.raises(ValueError, match=r"must be a world \(webshop, few\) or a JSON-lines file, got 'chess'"):
+    with pytest.raises(ValueError, match=r"a world \(webshop, alfworld, few\) or a JSON-lines file, got 'chess'"):
         load_tasks("chess", 500)
 
 

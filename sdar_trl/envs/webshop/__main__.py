@@ -10,22 +10,11 @@ Type actions, such as search[red shoe] or click[buy now]; q leaves. Look at a sa
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
+from ..terminal import typed_actions
 from .env import WebShopEnv
-
-
-def typed_actions() -> Iterator[str]:
-    """Responses with the actions that are typed, until q or the end of the input."""
-    while True:
-        try:
-            line = input("\n> ").strip()
-        except EOFError:
-            return
-        if line == "q":
-            return
-        yield f"<action>{line}</action>"
 
 
 def play(env: WebShopEnv, goal: int, shop: str, responses: Iterable[str], echo: bool) -> list[str]:

@@ -1,0 +1,263 @@
+"""The scripted player of ALFWorld that its embedded policy learns from. It errs, less so with skills in its prompt."""
+
+import random
+import re
+from collections import Counter
+from typing import Any
+
+from ..chat import Chat
+from ..envs import AlfWorldEnv
+from ..envs.alfworld.env import load_game
+from ..envs.alfworld.rooms import HOLDS, TREATMENTS
+from ..episodes import Episode, Turn
+from ..history import History, growing, with_observation
+from ..skills import SkillLibrary
+from .names import policy_limits
+from .scripted import scripted_context
+
+
+# How often it errs: (leaves out what is special of the task, takes something else, passes by what is closed, goes
+# where it was before, names no thing), by what is in its prompt. The first is drawn once an episode.
+ERRORS = {
+    "own skills": (0.02, 0.01, 0.02, 0.02, 0.0),
+    "other skills": (0.35, 0.1, 0.3, 0.15, 0.01),
+    "none": (0.5, 0.2, 0.5, 0.25, 0.02),
+}
+EXPERT = (0.0, 0.0, 0.0, 0.0, 0.0)
+TREATED = ("clean", "heat", "cool")
+PATIENCE = 7  # places it searches before it goes where the thing is, which it knows
+MAX_TURNS = policy_limits("tiny-alfworld")["max_turns"]
+
+
+class Player:
+    """
+    Plays one game. It searches the places where a thing may be, those of a rare class first, takes it, treats it, and
+    brings it where it belongs.
+
+    Args:
+        game (`dict[str, Any]`):
+            An embedded game, with its solution.
+        errors (`tuple[float, ...]`):
+            Probabilities of its kinds of errors; none for an expert.
+        rng (`random.Random`):
+            Draws errors and places.
+    """
+
+    def __init__(self, game: dict[str, Any], errors: tuple[float, ...], rng: random.Random):
+        forgets, self.wrong_thing, self.passes, self.returns, self.illegal = errors
+        self.rng = rng
+        told = game["traj_data"]
+        self.task_type, asked = told["task_type"], told["pddl_params"]
+        self.thing, self.target = asked["object_target"].lower(), asked["parent_target"].lower()
+        self.homes = {kind.lower() for kind, things in HOLDS.items() if asked["object_target"] in things}
+        self.known = re.findall(r"take .* from (.*)", "\n".join(game["walkthrough"]))  # where the things are
+        goes = [command.removeprefix("go to ") for command in game["walkthrough"] if command.startswith("go to ")]
+        self.lamp = goes[-1] if self.task_type == "look_at_obj_in_light" else None
+        self.forgets = rng.random() < forgets
+        self.at = ""
+        self.holds = ""
+        self.treated = self.done = False
+        self.room: list[str] = []  # all receptacles
+        self.visited: list[str] = []
+        self.seen: dict[str, str] = {}  # things of the kind that is wanted, and where
+        self.stored: list[str] = []
+        self.place = ""  # where the first of two things went
+        self.misses = 0
+
+    def respond(self, observation: str, commands: list[str]) -> str:
+        """
+        The action for an observation.
+
+        Args:
+            observation (`str`):
+                What the game says.
+            commands (`list[str]`):
+                What can be done.
+
+        Returns:
+            `str`: the response.
+        """
+        if not self.room:
+            self.room = re.findall(r"a (\w+ \d+)", observation.split("you see", 1)[1].split("Your task")[0])
+            self.counts = Counter(name.split()[0] for name in self.room)
+        for name in re.findall(r" a (\w+ \d+)", observation):
+            if name.split()[0] in (self.thing, "desklamp") and self.at:
+                self.seen[name] = self.at
+        if self.rng.random() < self.illegal:
+            return self._response(f"take {self.thing}")
+        command = "look" if self.done else self._hold(commands) if self.holds else self._find(commands)
+        response = self._response(command)
+        verb, _, rest = command.partition(" ")
+        if verb == "go":
+            self.at = rest.removeprefix("to ")
+            if self.at not in self.visited:
+                self.visited.append(self.at)
+        elif verb == "take":
+            self.holds = rest.split(" from ")[0]
+            self.seen.pop(self.holds, None)
+        elif verb in ("move", "put"):
+            self.stored.append(self.holds)
+            self.place, self.holds, self.treated = self.at, "", False
+            wanted = 2 if self.task_type == "pick_two_obj_and_place" and not self.forgets else 1
+            self.done = len(self.stored) >= wanted
+        return response
+
+    def _response(self, command: str) -> str:
+        """A command, after a thought of what it is for: that is what a small model has to find in the task."""
+        verb = command.split()[0]
+        if self.done:
+            goal = "done"
+        elif not self.holds:
+            goal = self.thing
+        elif self.lamp is not None:
+            goal = "desklamp"
+        elif self.task_type in TREATMENTS and not self.forgets and (not self.treated or verb in TREATED):
+            goal = self.task_type.split("_")[1]
+        else:
+            goal = self.target
+        return f"<think> {goal}</think><action>{command}</action>"
+
+    def _find(self, commands: list[str]) -> str:
+        """What brings it nearer to a thing that it can take."""
+        takes = [command for command in commands if command.startswith("take ")]
+        wanted = [
+            command
+            for command in takes
+            if command.split()[1] == self.thing and command[5:].split(" from ")[0] not in self.stored
+        ]
+        if takes and self.rng.random() < self.wrong_thing:
+            return self.rng.choice(takes)
+        if wanted:
+            return wanted[0]
+        if f"open {self.at}" in commands and self.rng.random() >= self.passes:
+            return f"open {self.at}"
+        remembered = [
+            place
+            for name, place in self.seen.items()
+            if name.startswith(self.thing) and name not in self.stored and place != self.at
+        ]
+        return f"go to {remembered[0] if remembered else self._next_place()}"
+
+    def _next_place(self) -> str:
+        """Where to look next."""
+        others = [name for name in self.visited if name != self.at]
+        if others and self.rng.random() < self.returns:
+            return self.rng.choice(others)
+        left = [
+            name
+            for name in self.room
+            if name not in self.visited and name.split()[0] in self.homes and name.split()[0] != self.target
+        ]
+        self.misses += 1
+        if self.misses > PATIENCE or not left:
+            known = [place for place in self.known if place != self.at]
+            return known[min(len(self.stored), len(known) - 1)] if known else self.rng.choice(self.room)
+        weights = [self.counts[name.split()[0]] ** -2.0 for name in left]
+        return self.rng.choices(left, weights)[0]
+
+    def _hold(self, commands: list[str]) -> str:
+        """What brings the thing in its hand nearer to where it belongs."""
+        if self.lamp is not None:
+            return self._light(commands)
+        if self.task_type in TREATMENTS and not self.treated and not self.forgets:
+            kind = TREATMENTS[self.task_type][0].lower()
+            if self.at.split()[:1] != [kind]:
+                return f"go to {self._first(kind)}"
+            self.treated = True
+            return f"{self.task_type.split('_')[1]} {self.holds} with {self.at}"
+        target = self.place or self._first(self.target)
+        if self.task_type == "pick_and_place_simple" and self.forgets:
+            self.forgets = False
+            self.target = self.rng.choice([name for name in self.room if name.split()[0] in self.homes]).split()[0]
+            target = self._first(self.target)
+        if self.at != target:
+            return f"go to {target}"
+        if f"open {target}" in commands:
+            return f"open {target}"
+        puts = [command for command in commands if re.match(rf"(move|put) {self.holds} ", command)]
+        return puts[0] if puts else self._give_up()
+
+    def _light(self, commands: list[str]) -> str:
+        lamps = [place for name, place in self.seen.items() if name.startswith("desklamp")]
+        if self.forgets and lamps and self.at == lamps[0]:
+            self.done = True
+            return f"examine {self.holds}"
+        uses = [command for command in commands if command.startswith("use ")]
+        if uses:
+            return uses[0]
+        if f"open {self.at}" in commands:
+            return f"open {self.at}"
+        return f"go to {lamps[0] if lamps else self._next_stand()}"
+
+    def _next_stand(self) -> str:
+        stands = ("desk", "sidetable", "dresser", "shelf", "diningtable", "coffeetable")
+        left = [name for name in self.room if name not in self.visited and name.split()[0] in stands]
+        self.misses += 1
+        if self.misses > PATIENCE or not left:
+            return str(self.lamp)
+        return self.rng.choices(left, [self.counts[name.split()[0]] ** -2.0 for name in left])[0]
+
+    def _first(self, kind: str) -> str:
+        return min((name for name in self.room if name.split()[0] == kind), key=lambda name: int(name.split()[1]))
+
+    def _give_up(self) -> str:
+        self.done = True
+        return "look"
+
+
+def scripted_episode(
+    env: AlfWorldEnv,
+    task: dict[str, Any],
+    skills: SkillLibrary,
+    chat: Chat,
+    rng: random.Random,
+    history: History = growing,
+    expert: bool = False,
+) -> list[tuple[list[int], list[int]]]:
+    """
+    Play one scripted episode.
+
+    Args:
+        env ([`AlfWorldEnv`]):
+            The environment.
+        task (`dict`):
+            A row of its dataset, of an embedded game.
+        skills ([`SkillLibrary`]):
+            Skills that may be in the prompt.
+        chat ([`Chat`]):
+            Renders the conversation.
+        rng (`random.Random`):
+            Draws prompt, errors and places.
+        history (`History`, *optional*, defaults to [`growing`]):
+            What the player reads in each turn.
+        expert (`bool`, *optional*, defaults to `False`):
+            Whether the player never errs, and no skills are in the prompt.
+
+    Returns:
+        `list[tuple[list[int], list[int]]]`: of each row, its ids, and 1 for those of responses.
+    """
+    context, kind = ("", "") if expert else scripted_context(skills, task["task_type"], rng)
+    player = Player(load_game(task["game"]), EXPERT if expert else ERRORS[kind], rng)
+    observation = env.reset(**task)
+    episode = Episode(task, with_observation(task["prompt"], observation))
+    rows: list[tuple[list[int], list[int]]] = []
+    response: list[int] = []
+    idle = 0
+    while idle < 3 and len(episode.turns) < MAX_TURNS:  # one that gave up says the same for ever
+        messages = history(episode, observation)
+        if messages is None:
+            read = chat.observation_ids(observation, response)
+        else:
+            read = chat.prompt_ids(chat.with_context(messages, context))
+            rows.append(([], []))
+        text = player.respond(observation, env.commands)
+        response = [*chat.tokenizer(text, add_special_tokens=False)["input_ids"], chat.end_of_turn_id]
+        ids, mask = rows[-1]
+        rows[-1] = ids + read + response, mask + [0] * len(read) + [1] * len(response)
+        episode.turns.append(Turn(observation, read, response, text))
+        step = env.step(text)
+        if step.terminated:
+            break
+        observation = step.observation
+        idle += player.done
+    return rows
