@@ -9,11 +9,12 @@ from .worlds import World, load_world, world_class
 
 
 if TYPE_CHECKING:
+    from .search_qa import SearchEnv
     from .webshop import WebShopEnv
 
-__all__ = ["Step", "TextEnv", "WebShopEnv", "World", "check_env", "load_world", "parse_tag", "world_class"]
+__all__ = ["SearchEnv", "Step", "TextEnv", "WebShopEnv", "World", "check_env", "load_world", "parse_tag", "world_class"]
 
-_ENVIRONMENTS = {"WebShopEnv": "webshop"}
+_ENVIRONMENTS = {"SearchEnv": "search_qa", "WebShopEnv": "webshop"}
 
 
 # Loaded when asked for: no environment pays for another's packages.

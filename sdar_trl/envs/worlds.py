@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from ..skills import SkillLibrary
 
 # Where each world's class is. Imported when asked for: one whose packages are missing is in nobody's way.
-WORLDS = {"webshop": "sdar_trl.envs.webshop.world:WebShop"}
+WORLDS = {
+    "webshop": "sdar_trl.envs.webshop.world:WebShop",
+    "search_qa": "sdar_trl.envs.search_qa.world:SearchQA",
+}
 
 
 @dataclass
