@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from .search_qa import SearchEnv
     from .webshop import WebShopEnv
 
-__all__ = ["SearchEnv", "Step", "TextEnv", "WebShopEnv", "World", "check_env", "load_world", "parse_tag", "world_class"]
+__all__ = [
+    "SearchEnv",
+    "Step",
+    "TextEnv",
+    "WebShopEnv",
+    "World",
+    "check_env",
+    "load_world",
+    "parse_tag",
+    "world_class",
+]
 
 _ENVIRONMENTS = {"SearchEnv": "search_qa", "WebShopEnv": "webshop"}
 

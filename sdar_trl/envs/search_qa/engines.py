@@ -71,7 +71,9 @@ def open_engine(
     """
     if search_url is not None:
         if corpus is not None or engine != "bm25" or encoder is not None:
-            raise ValueError("`search_url` is a server with an engine of its own: give no `corpus`, `engine`, `encoder`.")
+            raise ValueError(
+                "`search_url` is a server with an engine of its own: give no `corpus`, `engine`, `encoder`."
+            )
         return _server(search_url)
     if engine not in ("bm25", "dense"):
         raise ValueError(f"`engine` must be bm25 or dense, got {engine!r}.")

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SYSTEM = (
-    "You answer a question with the help of a search engine. Reason inside <think></think>, then do one of two things: "
-    "search, with <search>query</search>, and the results come back inside <information></information>; or answer, with "
-    "<answer>text</answer>, which is final and holds the bare answer alone. You have at most 4 turns."
+    "You answer a question with the help of a search engine. Reason inside <think></think>, then do one of two "
+    "things: search, with <search>query</search>, and the results come back inside <information></information>; or "
+    "answer, with <answer>text</answer>, which is final and holds the bare answer alone. You have at most 4 turns."
 )
 LONGEST_QUERY = 500  # characters
 LONGEST_TEXT = 4000  # of a document, as it is shown
@@ -151,7 +151,7 @@ class SearchEnv:
             raise RuntimeError("The episode is over; call `reset` first.")
         said = _THOUGHT.sub("", response)
         query, answer = parse_tag(said, "search"), parse_tag(said, "answer")
-        if answer is not None and query is None and answer:
+        if answer and query is None:
             return self._answered(answer)
         if query is not None and answer is None and (query := _clean(query)):
             [self.hits] = self.engine.search([query], self.topk)

@@ -9,7 +9,9 @@ from typing import Any
 from .questions import SOURCES, Question
 
 
-FORMAT = "`question` (a text), `golden_answers` (a list of texts) and, if the file holds several sources, `data_source`"
+FORMAT = (
+    "`question` (a text), `golden_answers` (a list of texts) and, if the file holds several sources, `data_source`"
+)
 SUFFIXES = (".parquet", ".jsonl")
 _NAMES = {"validation": ("validation", "dev", "valid"), "train": ("train",), "test": ("test",)}
 _SPELLINGS = {"2wiki": "2wikimultihopqa", "2wikimqa": "2wikimultihopqa"}

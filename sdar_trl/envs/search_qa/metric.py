@@ -42,8 +42,8 @@ def f1(answer: str, golds: Iterable[str]) -> float:
             The right ones.
 
     Returns:
-        `float`: harmonic mean of precision and recall of the normalised words, in [0, 1]; the best over `golds`. "yes",
-        "no" and "noanswer" are right or wrong as a whole, as in HotpotQA's script.
+        `float`: harmonic mean of precision and recall of the normalised words, in [0, 1]; the best over `golds`.
+        "yes", "no" and "noanswer" are right or wrong as a whole, as in HotpotQA's script.
     """
     return max((_f1(normalize(answer), normalize(gold)) for gold in golds), default=0.0)
 

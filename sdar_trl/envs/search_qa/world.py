@@ -51,9 +51,7 @@ class SearchQA(World):
     encoder: str | None = field(
         default=None, metadata={"help": "With engine 'dense': a model of sentence-transformers."}
     )
-    search_url: str | None = field(
-        default=None, metadata={"help": "A search server, in place of corpus and engine."}
-    )
+    search_url: str | None = field(default=None, metadata={"help": "A search server, in place of corpus and engine."})
     topk: int = field(default=3, metadata={"help": "Documents that a search shows."})
 
     def dataset(self, split: str) -> "Dataset":
