@@ -86,11 +86,11 @@ def scripted_player(env: SearchEnv, errors: tuple[float, ...], rng: random.Rando
         `Callable[[], str]`: what it says to what the environment shows.
     """
     no_name, too_early, something_near, illegal = errors
-    matched, steps = next(
+    matched, named = next(
         (match, steps) for form, steps in QUESTIONS.items() if (match := re.fullmatch(form, env.question))
     )
     names = [text for text in matched.groups() if text != matched.groupdict().get("asked")]
-    steps = [matched["asked"] if step == "asked" else step for step in steps]
+    steps = [matched["asked"] if step == "asked" else step for step in named]
     known: list[str] = []
 
     def about() -> str:

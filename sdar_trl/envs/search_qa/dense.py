@@ -66,7 +66,7 @@ def dense_engine(corpus: str | None, encoder: str) -> DenseEngine:
         from sentence_transformers import SentenceTransformer
     except ModuleNotFoundError as error:
         raise ImportError(f'Dense search needs {error.name!r}: pip install "sdar-trl[search_qa]"') from error
-    model = SentenceTransformer(encoder)
+    model: Any = SentenceTransformer(encoder)
     options: dict[str, Any] = {"normalize_embeddings": True, "show_progress_bar": False}
     query, passage = ({"prompt": f"{kind}: "} if "e5" in encoder.lower() else {} for kind in ("query", "passage"))
 
