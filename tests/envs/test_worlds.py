@@ -95,7 +95,9 @@ def test_skills_are_checked_on_the_tasks_of_any_world(monkeypatch):
     tasks = load_tasks("few", 500)
     assert len(tasks) == 3 and all(task["prompt"].startswith("Instruction: ") for task in tasks)
     assert len(load_tasks("few", 2)) == 2
-    with pytest.raises(ValueError, match=r"must be a world \(webshop, search_qa, few\) or a JSON-lines file, got 'chess'"):
+    with pytest.raises(
+        ValueError, match=r"must be a world \(webshop, search_qa, few\) or a JSON-lines file, got 'chess'"
+    ):
         load_tasks("chess", 500)
 
 
