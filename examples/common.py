@@ -12,7 +12,7 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from sdar_trl import SDARConfig, SDARTrainer, SkillLibrary
 from sdar_trl.envs import World
-from sdar_trl.evaluation import Record, evaluate_trainer, results_table, summarize
+from sdar_trl.evaluation import Record, evaluate_trainer, results_table, summarize, task_types_table
 from sdar_trl.plot import plot_training
 from sdar_trl.policies import policy_limits, policy_path
 
@@ -109,7 +109,8 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
             return
         panels[name] = evaluate_trainer(trainer, tasks, temperature=script_args.panel_temperature)
         if is_main:
-            print(results_table({name: summarize(panel) for name, panel in panels.items()}), flush=True)
+            results = {name: summarize(panel) for name, panel in panels.items()}
+            print(results_table(results), task_types_table(results), sep="\n\n", flush=True)
 
     play_panel("before")
     if training_args.method != "skill_prompt":  # which trains nothing

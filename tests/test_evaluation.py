@@ -10,7 +10,7 @@ from steps import ids_and_mask
 from toys import CountingEnv
 from transformers import AutoModelForCausalLM
 
-from sdar_trl.evaluation import Record, evaluate, policy_rollout, results_table, summarize
+from sdar_trl.evaluation import Record, evaluate, policy_rollout, results_table, summarize, task_types_table
 
 
 def records(successes, total):
@@ -49,6 +49,16 @@ def test_success_is_told_by_task_type():
 def test_the_table_names_every_result():
     table = results_table({"before": summarize(records(32, 128)), "after": summarize(records(64, 128))})
     assert "before" in table and "25.0%" in table and "18.3% to 33.2%" in table and "0.750" in table
+
+
+def test_a_table_has_the_success_of_each_task_type_and_leaves_what_was_not_played_empty():
+    results = {"one": summarize(records(1, 4)), "another": summarize(records(3, 3))}
+    results["another"].by_task_type.pop("b")
+    assert [line.split() for line in task_types_table(results).splitlines()] == [
+        ["a", "b"],
+        ["one", "50.0%", "0.0%"],
+        ["another", "100.0%"],
+    ]
 
 
 @pytest.fixture

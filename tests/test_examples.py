@@ -31,8 +31,9 @@ def test_the_demo_script_trains_evaluates_and_writes_its_results(tmp_path):
         *("examples/train_webshop.py", "--output_dir", str(tmp_path), "--max_steps", "2", "--panel_size", "16"),
         *("--per_device_train_batch_size", "16"),
     )
-    assert len(re.findall(r"before +\d", output)) == 2  # when it is known, and beside what came after
-    assert len(re.findall(r"after +\d", output)) == 1
+    # when it is known, and beside what came after; each time in the table of all and in that of task types
+    assert len(re.findall(r"before +\d", output)) == 4
+    assert len(re.findall(r"after +\d", output)) == 2
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     panels = json.loads((tmp_path / "panel.json").read_text())
     for name in ("before", "after"):
@@ -44,6 +45,18 @@ def test_the_demo_script_trains_evaluates_and_writes_its_results(tmp_path):
     assert (tmp_path / "training.png").stat().st_size > 10_000
     AutoModelForCausalLM.from_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_the_search_qa_script_trains_and_tells_each_kind_and_source(tmp_path):
+    output = run(
+        *(sys.executable, "examples/train_search_qa.py", "--output_dir", str(tmp_path), "--max_steps", "1"),
+        *("--panel_size", "16", "--per_device_train_batch_size", "16"),
+    )
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for name in ("before", "after"):
+        assert set(metrics[name]["by_task_type"]) == {"attribute", "comparison", "direct", "multi_hop"}
+        assert {"f1", "searches", "exact_match/cities"} <= set(metrics[name]["metrics"])
+    assert re.search(r"attribute +comparison +direct +multi_hop\nbefore +\d", output)
 
 
 def test_skill_prompting_trains_nothing_and_leaves_its_panel(tmp_path):
@@ -138,8 +151,14 @@ def test_the_worlds_arguments_reach_dataset_and_environment(parse):
 def test_the_configurations_parse(parse):
     for path in (ROOT / "examples" / "accelerate_configs").glob("*.yaml"):
         assert yaml.safe_load(path.read_text())["compute_environment"] == "LOCAL_MACHINE"
+    from train_search_qa import DEMO, SearchQA
+
+    def parse_search_qa(*args):
+        return sys.modules["common"].parse(SearchQA, DEMO, list(args))
+
     for path in (ROOT / "examples" / "configs").glob("*.yaml"):
-        _, _, config, _ = parse("--config", str(path), "--bf16", "false")
+        script = parse_search_qa if path.stem.startswith("search_qa") else parse
+        _, _, config, _ = script("--config", str(path), "--bf16", "false")
         assert config.num_generations == 8
         assert config.output_dir == f"outputs/{path.stem}"
 

@@ -171,3 +171,25 @@ def results_table(results: Mapping[str, PanelResult]) -> str:
             f"{name:{width}}  {result.success:7.1%}  {interval:15}  {result.score:9.3f}  {result.n:5}{numbers}"
         )
     return "\n".join(lines)
+
+
+def task_types_table(results: Mapping[str, PanelResult]) -> str:
+    """
+    Success within each task type as a table to print.
+
+    Args:
+        results (`dict[str, PanelResult]`):
+            A result for each row's name.
+
+    Returns:
+        `str`: the table.
+    """
+    types = sorted({kind for result in results.values() for kind in result.by_task_type})
+    width = max(len(name) for name in results)
+    lines = ["".join([" " * width, *(f"  {kind:>8}" for kind in types)])]
+    for name, result in results.items():
+        cells = (f"{result.by_task_type[kind]:.1%}" if kind in result.by_task_type else "" for kind in types)
+        lines.append(
+            "".join([f"{name:{width}}", *(f"  {c:>{max(len(k), 8)}}" for k, c in zip(types, cells, strict=True))])
+        )
+    return "\n".join(lines)

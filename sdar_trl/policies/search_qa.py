@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from ..chat import Chat
 from ..envs import SearchEnv
@@ -24,7 +24,7 @@ from ..envs.search_qa.engines import Hit
 from ..episodes import Episode, Turn
 from ..history import History, growing, windowed, with_observation
 from ..skills import SkillLibrary, format_skills
-from .names import policy_limits, policy_path
+from .names import TINY_POLICY, policy_limits, policy_path
 from .scripted import scripted_context
 from .tiny import new_policy, train_tokenizer, warm_start
 
@@ -38,6 +38,7 @@ ERRORS = {
     "other skills": (0.15, 0.2, 0.2, 0.01),
     "none": (0.2, 0.3, 0.4, 0.02),
 }
+VOCABULARY = 6000
 MAX_TURNS = policy_limits(NAME)["max_turns"]
 TAGS = [f"<{slash}{name}>" for name in ("think", "search", "answer", "information") for slash in ("", "/")]
 # Kinds of steps: the query for a name, and where the answer stands in a document.
@@ -137,9 +138,9 @@ def _read(hits: list[Hit], step: str, name: str) -> str | None:
 def scripted_episode(
     env: SearchEnv,
     task: dict[str, Any],
-    skills: SkillLibrary,
     chat: Chat,
     rng: random.Random,
+    skills: SkillLibrary | None = None,
     history: History = growing,
 ) -> list[tuple[list[int], list[int]]]:
     """
@@ -150,19 +151,19 @@ def scripted_episode(
             The environment.
         task (`dict`):
             A row of its dataset.
-        skills ([`SkillLibrary`]):
-            Skills that may be in the prompt.
         chat ([`Chat`]):
             Renders the conversation.
         rng (`random.Random`):
             Draws prompt and errors.
+        skills ([`SkillLibrary`], *optional*):
+            Skills that may be in the prompt. If `None`, the player knows them and the prompt has none.
         history (`History`, *optional*, defaults to [`growing`]):
             What the player reads in each turn.
 
     Returns:
         `list[tuple[list[int], list[int]]]`: of each row, its ids, and 1 for those of responses.
     """
-    context, kind = scripted_context(skills, task["task_type"], rng)
+    context, kind = scripted_context(skills, task["task_type"], rng) if skills is not None else ("", "own skills")
     observation = env.reset(**task)
     player = scripted_player(env, ERRORS[kind], rng)
     episode = Episode(task, with_observation(task["prompt"], observation))
@@ -188,22 +189,49 @@ def scripted_episode(
 
 
 def build_tokenizer(env: SearchEnv, tasks: list[dict[str, Any]], skills: SkillLibrary) -> PreTrainedTokenizerFast:
-    """The policy's tokenizer, trained on the corpus, the skills and the prompt; tags are single tokens."""
+    """The policy's tokenizer, trained on the corpus, the skills and the prompt. Tags, words and numbers of up to three
+    digits are single tokens, so that most names are one token to copy."""
 
     def texts() -> Iterator[str]:
-        for _ in range(100):  # as often as the documents, so that these are made of whole words too
+        for _ in range(20):
             yield from (format_skills([skill]) for skill in skills)
             yield "system\nuser\nassistant\ntool\n" + tasks[0]["prompt"][0]["content"]
             yield env.step("").observation
         for document in documents():
-            yield f'Doc 1 (Title: "{document.title}") {document.text}\n'
+            yield re.sub(r"\d{4,}", "", f' {document.title} Doc 1 (Title: "{document.title}") {document.text}\n')
         for task in tasks:
             yield env.reset(**task)
 
     env.reset(**tasks[0])
-    tokenizer = train_tokenizer(texts(), vocab_size=2400)
+    tokenizer = train_tokenizer(texts(), vocab_size=VOCABULARY)
     tokenizer.add_tokens([AddedToken(text, normalized=True) for text in [*TAGS, '")', ' (title: "']])
     return tokenizer
+
+
+def transferred(tokenizer: PreTrainedTokenizerFast, source: str = TINY_POLICY) -> Qwen3ForCausalLM:
+    """
+    A policy that knows from another one how to read and copy: its layers, and its embeddings of what is spelled alike.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerFast`]):
+            The new policy's tokenizer.
+        source (`str`, *optional*):
+            Folder of the other policy, by default the one for WebShop.
+
+    Returns:
+        [`~transformers.Qwen3ForCausalLM`]: the model.
+    """
+    old, known = Qwen3ForCausalLM.from_pretrained(source, dtype=torch.float32), AutoTokenizer.from_pretrained(source)
+    model = new_policy(tokenizer, old.config.hidden_size, old.config.num_hidden_layers)
+    weights = {name: weight for name, weight in old.state_dict().items() if "embed" not in name and "head" not in name}
+    model.load_state_dict(weights, strict=False)
+    embeddings, ids = old.model.embed_tokens.weight, known.get_vocab()
+    spread = embeddings.std(0)
+    with torch.no_grad():
+        for token, index in tokenizer.get_vocab().items():
+            new = embeddings[ids[token]] if token in ids else embeddings.mean(0) + spread * torch.randn(len(spread))
+            model.model.embed_tokens.weight[index] = new
+    return model
 
 
 def main() -> None:
@@ -212,28 +240,28 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--output", default=policy_path(NAME), help="Folder to write.")
-    parser.add_argument("--episodes", type=int, default=16_000, help="Scripted episodes to train on.")
-    parser.add_argument("--hidden_size", type=int, default=128, help="Width of the model.")
-    parser.add_argument("--layers", type=int, default=4, help="Depth of the model.")
+    parser.add_argument("--episodes", type=int, default=12_000, help="Scripted episodes of the first cycle.")
     args = parser.parse_args()
 
     env, skills = SearchEnv(), SkillLibrary.bundled("search_qa")
     tasks = list(SearchEnv.dataset("train"))
+    without_system = [{**task, "prompt": task["prompt"][1:]} for task in tasks]
     rng = random.Random(0)
 
-    def play(count: int, history: History = growing) -> list[tuple[list[int], list[int]]]:
-        return [
-            row for _ in range(count) for row in scripted_episode(env, rng.choice(tasks), skills, chat, rng, history)
-        ]
+    def play(count: int, skills: SkillLibrary | None = skills, history: History = growing) -> list:
+        chosen = rng.choices(tasks if skills is not None else without_system, k=count)
+        return [row for task in chosen for row in scripted_episode(env, task, chat, rng, skills, history)]
 
     tokenizer = build_tokenizer(env, tasks, skills)
-    model = new_policy(tokenizer, args.hidden_size, args.layers)
+    model = transferred(tokenizer)
     chat = Chat(tokenizer)
-    warm_start(model, play(args.episodes))
-    # The second cycle is for a window on the history too, and keeps the growing one in mind.
-    rows = play(args.episodes // 8) + play(args.episodes // 16, windowed(MAX_TURNS, SearchEnv.history))
+    # First to read and to copy, on short prompts and few errors; then when to err; then for a window on the history
+    # too, with the growing one kept in mind.
+    warm_start(model, play(args.episodes, None), batch_tokens=3000, observation_share=0.3)
+    warm_start(model, play(args.episodes // 4), learning_rate=2e-3, batch_tokens=3000, observation_share=0.3)
+    rows = play(args.episodes // 24) + play(args.episodes // 24, history=windowed(MAX_TURNS, SearchEnv.history))
     rng.shuffle(rows)
-    warm_start(model, rows, learning_rate=1.5e-3)
+    warm_start(model, rows, learning_rate=1e-3, batch_tokens=3000, observation_share=0.3)
     print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}M parameters")
     model.half().save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)
