@@ -10,6 +10,7 @@ Rebuild the shipped weights (prints how well the policy answers with skills and 
 import argparse
 import random
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,7 +39,8 @@ ERRORS = {
     "other skills": (0.15, 0.2, 0.2, 0.01),
     "none": (0.2, 0.3, 0.4, 0.02),
 }
-VOCABULARY = 6000
+LONG_NUMBER = r"\b\d{4,}\b"
+SELDOM = 40  # documents: a word in fewer of them is a name
 MAX_TURNS = policy_limits(NAME)["max_turns"]
 TAGS = [f"<{slash}{name}>" for name in ("think", "search", "answer", "information") for slash in ("", "/")]
 # Kinds of steps: the query for a name, and where the answer stands in a document.
@@ -189,8 +191,8 @@ def scripted_episode(
 
 
 def build_tokenizer(env: SearchEnv, tasks: list[dict[str, Any]], skills: SkillLibrary) -> PreTrainedTokenizerFast:
-    """The policy's tokenizer, trained on the corpus, the skills and the prompt. Tags, words and numbers of up to three
-    digits are single tokens, so that most names are one token to copy."""
+    """The policy's tokenizer, trained on the corpus, the skills and the prompt. Tags, words and long numbers are
+    single tokens, so that most of what is to be copied is one token."""
 
     def texts() -> Iterator[str]:
         for _ in range(20):
@@ -198,14 +200,53 @@ def build_tokenizer(env: SearchEnv, tasks: list[dict[str, Any]], skills: SkillLi
             yield "system\nuser\nassistant\ntool\n" + tasks[0]["prompt"][0]["content"]
             yield env.step("").observation
         for document in documents():
-            yield re.sub(r"\d{4,}", "", f' {document.title} Doc 1 (Title: "{document.title}") {document.text}\n')
+            yield re.sub(LONG_NUMBER, "", f' {document.title} Doc 1 (Title: "{document.title}") {document.text}\n')
         for task in tasks:
             yield env.reset(**task)
 
     env.reset(**tasks[0])
-    tokenizer = train_tokenizer(texts(), vocab_size=VOCABULARY)
+    tokenizer = train_tokenizer(texts(), vocab_size=8000)
     tokenizer.add_tokens([AddedToken(text, normalized=True) for text in [*TAGS, '")', ' (title: "']])
+    numbers = sorted({number for document in documents() for number in re.findall(LONG_NUMBER, document.text)})
+    tokenizer.add_tokens([AddedToken(number, normalized=True, single_word=True) for number in numbers])
     return tokenizer
+
+
+def renamer(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Callable[[list[int]], list[int]]:
+    """
+    Gives the things in a conversation other names and numbers, the same thing the same all through. What a document
+    says can then only be read, not remembered; else a policy would know the things of the training questions by heart,
+    and none of the others.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerFast`]):
+            The policy's tokenizer.
+        rng (`random.Random`):
+            Draws the names.
+
+    Returns:
+        `Callable[[list[int]], list[int]]`: from the ids of a conversation to new ones.
+    """
+    encoded = [
+        set(tokenizer(f" {document.contents}", add_special_tokens=False)["input_ids"]) for document in documents()
+    ]
+    counts = Counter(token for ids in encoded for token in ids)
+    groups = defaultdict[str, list[int]](list)
+    for token in (token for token, count in counts.items() if count < SELDOM):
+        text = tokenizer.decode([token])
+        if re.fullmatch(LONG_NUMBER, text):
+            groups["number"].append(token)
+        elif len(text) > 2 and text.strip().isalpha():
+            groups["word" if text[0] == " " else "part"].append(token)
+
+    def renamed(ids: list[int]) -> list[int]:
+        new: dict[int, int] = {}
+        for group in groups.values():
+            used = sorted(set(ids) & set(group))
+            new |= dict(zip(used, rng.sample(group, len(used)), strict=True))
+        return [new.get(token, token) for token in ids]
+
+    return renamed
 
 
 def transferred(tokenizer: PreTrainedTokenizerFast, source: str = TINY_POLICY) -> Qwen3ForCausalLM:
@@ -250,18 +291,19 @@ def main() -> None:
 
     def play(count: int, skills: SkillLibrary | None = skills, history: History = growing) -> list:
         chosen = rng.choices(tasks if skills is not None else without_system, k=count)
-        return [row for task in chosen for row in scripted_episode(env, task, chat, rng, skills, history)]
+        rows = (row for task in chosen for row in scripted_episode(env, task, chat, rng, skills, history))
+        return [(renamed(ids), mask) for ids, mask in rows]
 
     tokenizer = build_tokenizer(env, tasks, skills)
     model = transferred(tokenizer)
-    chat = Chat(tokenizer)
+    chat, renamed = Chat(tokenizer), renamer(tokenizer, rng)
     # First to read and to copy, on short prompts and few errors; then when to err; then for a window on the history
     # too, with the growing one kept in mind.
-    warm_start(model, play(args.episodes, None), batch_tokens=3000, observation_share=0.3)
-    warm_start(model, play(args.episodes // 4), learning_rate=2e-3, batch_tokens=3000, observation_share=0.3)
-    rows = play(args.episodes // 24) + play(args.episodes // 24, history=windowed(MAX_TURNS, SearchEnv.history))
+    warm_start(model, play(args.episodes, None), batch_tokens=3000, observation_share=0.2)
+    warm_start(model, play(args.episodes // 6), learning_rate=2e-3, batch_tokens=3000, observation_share=0.2)
+    rows = play(args.episodes // 40) + play(args.episodes // 40, history=windowed(MAX_TURNS, SearchEnv.history))
     rng.shuffle(rows)
-    warm_start(model, rows, learning_rate=1e-3, batch_tokens=3000, observation_share=0.3)
+    warm_start(model, rows, learning_rate=1e-3, batch_tokens=3000, observation_share=0.2)
     print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}M parameters")
     model.half().save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)
