@@ -144,6 +144,7 @@ def scripted_episode(
     rng: random.Random,
     skills: SkillLibrary | None = None,
     history: History = growing,
+    turns: int = MAX_TURNS,
 ) -> list[tuple[list[int], list[int]]]:
     """
     Play one scripted episode.
@@ -161,6 +162,8 @@ def scripted_episode(
             Skills that may be in the prompt. If `None`, the player knows them and the prompt has none.
         history (`History`, *optional*, defaults to [`growing`]):
             What the player reads in each turn.
+        turns (`int`, *optional*, defaults to `MAX_TURNS`):
+            Most turns.
 
     Returns:
         `list[tuple[list[int], list[int]]]`: of each row, its ids, and 1 for those of responses.
@@ -171,7 +174,7 @@ def scripted_episode(
     episode = Episode(task, with_observation(task["prompt"], observation))
     rows: list[tuple[list[int], list[int]]] = []
     response: list[int] = []
-    for _ in range(MAX_TURNS):
+    for _ in range(turns):
         messages = history(episode, observation)
         if messages is None:
             read = chat.observation_ids(observation, response)
@@ -289,16 +292,17 @@ def main() -> None:
     without_system = [{**task, "prompt": task["prompt"][1:]} for task in tasks]
     rng = random.Random(0)
 
-    def play(count: int, skills: SkillLibrary | None = skills, history: History = growing) -> list:
+    def play(count: int, skills: SkillLibrary | None = skills, **options: Any) -> list:
         chosen = rng.choices(tasks if skills is not None else without_system, k=count)
-        rows = (row for task in chosen for row in scripted_episode(env, task, chat, rng, skills, history))
+        rows = (row for task in chosen for row in scripted_episode(env, task, chat, rng, skills, **options))
         return [(renamed(ids), mask) for ids, mask in rows]
 
     tokenizer = build_tokenizer(env, tasks, skills)
     model = transferred(tokenizer)
     chat, renamed = Chat(tokenizer), renamer(tokenizer, rng)
-    # First to read and to copy, on short prompts and few errors; then when to err; then for a window on the history
-    # too, with the growing one kept in mind.
+    # First to copy a name into a query; then to read, on short prompts and with few errors; then when to err; then for
+    # a window on the history too, with the growing one kept in mind.
+    warm_start(model, play(3 * args.episodes, None, turns=1), batch_tokens=3000, observation_share=0.2)
     warm_start(model, play(args.episodes, None), batch_tokens=3000, observation_share=0.2)
     warm_start(model, play(args.episodes // 6), learning_rate=2e-3, batch_tokens=3000, observation_share=0.2)
     rows = play(args.episodes // 40) + play(args.episodes // 40, history=windowed(MAX_TURNS, SearchEnv.history))
