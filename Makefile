@@ -35,9 +35,10 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# rebuild the embedded policy's weights
+# rebuild the embedded policies' weights
 tiny: venv
 	$(BIN)/python -m sdar_trl.policies.tiny
+	$(BIN)/python -m sdar_trl.policies.search_qa
 
 build: venv
 	$(BIN)/python -m build

@@ -135,7 +135,8 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
             return
         panels[name] = evaluate_trainer(trainer, tasks, temperature=script_args.panel_temperature)
         if is_main:
-            print(results_table({name: summarize(panel) for name, panel in panels.items()}), flush=True)
+            results = {name: summarize(panel) for name, panel in panels.items()}
+            print(results_table(results), task_type_table(results), sep="\n\n", flush=True)
 
     play_panel("before")
     trainer.add_callback(TimeLeft(time.perf_counter() - start))

@@ -103,7 +103,7 @@ def absolute(file, name):
 
 def file_of(module):
     path = ROOT / module.replace(".", "/")
-    return f"{module.replace('.', '/')}{'/__init__.py' if path.is_dir() else '.py'}"
+    return f"{module.replace('.', '/')}{'/__init__.py' if (path / '__init__.py').exists() else '.py'}"
 
 
 def found_imports():

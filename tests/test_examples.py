@@ -17,6 +17,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdar_trl.envs import load_world, world_class
+from sdar_trl.envs.worlds import WORLDS
 from sdar_trl.policies import TINY_POLICY, policy_limits
 
 
@@ -52,8 +53,9 @@ def test_the_demo_script_trains_evaluates_and_writes_its_results(tmp_path):
         *("examples/train_webshop.py", "--output_dir", str(tmp_path), "--max_steps", "2", "--panel_size", "16"),
         *("--per_device_train_batch_size", "16"),
     )
-    assert len(re.findall(r"before +\d", output)) == 2  # when it is known, and beside what came after
-    assert len(re.findall(r"after +\d", output)) == 1
+    # when it is known, and beside what came after; each time in the table of all and in that of task types
+    assert len(re.findall(r"before +\d", output)) == 4
+    assert len(re.findall(r"after +\d", output)) == 2
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     panels = json.loads((tmp_path / "panel.json").read_text())
     for name in ("before", "after"):
@@ -65,6 +67,18 @@ def test_the_demo_script_trains_evaluates_and_writes_its_results(tmp_path):
     assert (tmp_path / "training.png").stat().st_size > 10_000
     AutoModelForCausalLM.from_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_the_search_qa_script_trains_and_tells_each_kind_and_source(tmp_path):
+    output = run(
+        *(sys.executable, "examples/train_search_qa.py", "--output_dir", str(tmp_path), "--max_steps", "1"),
+        *("--panel_size", "16", "--per_device_train_batch_size", "16"),
+    )
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for name in ("before", "after"):
+        assert set(metrics[name]["by_task_type"]) == {"attribute", "comparison", "direct", "multi_hop"}
+        assert {"f1", "searches", "exact_match/cities"} <= set(metrics[name]["metrics"])
+    assert re.search(r"attribute +comparison +direct +multi_hop\nbefore +\d", output)
 
 
 def test_skill_prompting_trains_nothing_and_leaves_its_panel(tmp_path):
@@ -102,7 +116,9 @@ def test_a_world_has_its_own_arguments_and_an_unknown_one_is_told():
     command = [sys.executable, "examples/evaluate.py", "--env"]
     output = " ".join(run(*command, "webshop", "--help").split())
     assert "--price_seed" in output and "Folder of WebShop's official files" in output and "--history_window" in output
-    with pytest.raises(AssertionError, match="error: A world must be one of webshop, got 'webshob'."):
+    with pytest.raises(
+        AssertionError, match="error: A world must be one of webshop, alfworld, search_qa, got 'webshob'."
+    ):
         run(*command, "webshob")
 
 
@@ -165,7 +181,8 @@ def test_the_configurations_parse(parse_as):
     for path in (ROOT / "examples" / "accelerate_configs").glob("*.yaml"):
         assert yaml.safe_load(path.read_text())["compute_environment"] == "LOCAL_MACHINE"
     for path in (ROOT / "examples" / "configs").glob("*.yaml"):
-        _, _, config, _ = parse_as(path.stem.split("_")[0], "--config", str(path), "--bf16", "false")
+        world = next(name for name in WORLDS if path.stem.startswith(name))
+        _, _, config, _ = parse_as(world, "--config", str(path), "--bf16", "false")
         assert config.num_generations == 8
         assert config.output_dir == f"outputs/{path.stem}"
 

@@ -18,7 +18,13 @@ def test_the_wheel_holds_the_skills_the_embedded_policy_and_the_type_marker(tmp_
     [wheel] = tmp_path.glob("*.whl")
     assert wheel.name == f"sdar_trl-{sdar_trl.__version__}-py3-none-any.whl"
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("py.typed", "skills/bundled/webshop/general/SKILL.md", "policies/tiny/model.safetensors"):
+    for name in (
+        "py.typed",
+        "skills/bundled/webshop/general/SKILL.md",
+        "policies/tiny/model.safetensors",
+        "policies/tiny_search_qa/model.safetensors",
+        "envs/search_qa/facts.json.gz",
+    ):
         assert f"sdar_trl/{name}" in names
     assert not any(name.startswith(("tests/", "examples/")) for name in names)
 
@@ -32,6 +38,8 @@ def test_environments_skills_and_names_of_policies_know_neither_torch_nor_trl():
         "sdar_trl.envs",
         "sdar_trl.envs.workers",
         "sdar_trl.envs.webshop",
+        "sdar_trl.envs.search_qa",
+        "sdar_trl.envs.search_qa.client",
         "sdar_trl.skills",
         "sdar_trl.policies",
     ):

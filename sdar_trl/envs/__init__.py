@@ -9,12 +9,23 @@ from .worlds import World, import_for, load_world, world_class
 
 if TYPE_CHECKING:
     from .alfworld import AlfWorldEnv as AlfWorldEnv
+    from .search_qa import SearchEnv
     from .webshop import WebShopEnv
 
-__all__ = ["Step", "TextEnv", "WebShopEnv", "World", "check_env", "load_world", "parse_tag", "world_class"]
+__all__ = [
+    "SearchEnv",
+    "Step",
+    "TextEnv",
+    "WebShopEnv",
+    "World",
+    "check_env",
+    "load_world",
+    "parse_tag",
+    "world_class",
+]
 
 # by name, the world of each; one that needs packages of its own is no part of `*`
-_ENVIRONMENTS = {"AlfWorldEnv": "alfworld", "WebShopEnv": "webshop"}
+_ENVIRONMENTS = {"AlfWorldEnv": "alfworld", "SearchEnv": "search_qa", "WebShopEnv": "webshop"}
 
 
 # Loaded when asked for: no environment pays for another's packages.

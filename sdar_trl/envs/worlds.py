@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 WORLDS = {
     "webshop": "sdar_trl.envs.webshop.world:WebShop",
     "alfworld": "sdar_trl.envs.alfworld.world:AlfWorld",
+    "search_qa": "sdar_trl.envs.search_qa.world:SearchQA",
 }
 
 

