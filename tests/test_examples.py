@@ -84,7 +84,7 @@ def test_a_world_has_its_own_arguments_and_an_unknown_one_is_told():
     output = " ".join(run(*command, "webshop", "--help").split())
     assert "--price_seed" in output and "Folder of WebShop's official files" in output and "--history_window" in output
     done = subprocess.run([*command, "webshob"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and "error: A world must be one of webshop, got 'webshob'." in done.stderr
+    assert done.returncode == 1 and "error: A world must be one of webshop, alfworld, got 'webshob'." in done.stderr
 
 
 def test_help_shows_every_option_with_its_text():
