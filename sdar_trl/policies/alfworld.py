@@ -83,7 +83,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--output", default=policy_path("tiny-alfworld"), help="Folder to write.")
-    parser.add_argument("--episodes", type=int, default=8_000, help="Scripted episodes to train on.")
+    parser.add_argument("--episodes", type=int, default=10_000, help="Scripted episodes to train on.")
     parser.add_argument("--games", type=int, default=300, help="Games that they are of, those of the smallest rooms.")
     parser.add_argument("--hidden_size", type=int, default=128, help="Width of the model.")
     parser.add_argument("--layers", type=int, default=4, help="Depth of the model.")

@@ -59,8 +59,9 @@ def test_a_game_is_won_by_its_solution_and_not_by_doing_nothing(task_type, env):
 def test_seen_rooms_are_those_of_training_with_other_tasks_and_unseen_ones_are_others():
     tasks = {split: {task_of(split, number) for number in range(size)} for split, size in SIZES.items()}
     rooms = {split: {task.scene for task in found} for split, found in tasks.items()}
-    assert rooms["valid_seen"] <= set(scenes(unseen=False)) and not rooms["valid_unseen"] & set(scenes(unseen=False))
-    assert rooms["train"] == set(scenes(unseen=False)) and len(rooms["valid_unseen"]) > 20
+    assert rooms["valid_seen"] <= rooms["train"] <= set(scenes(unseen=False)) and len(rooms["train"]) > 90
+    assert rooms["valid_unseen"] <= set(scenes(unseen=True)) and len(rooms["valid_unseen"]) > 20
+    assert not set(scenes(unseen=True)) & set(scenes(unseen=False))
     assert not tasks["train"] & tasks["valid_seen"]
     for task_type in TASK_TYPES:
         possible = [{t for in_room in possible_tasks(s, task_type) for t in in_room} for s in ("train", "valid_seen")]
