@@ -215,7 +215,7 @@ def build_tokenizer(env: SearchEnv, tasks: list[dict[str, Any]], skills: SkillLi
     return tokenizer
 
 
-def renamer(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Callable[[list[int]], list[int]]:
+def renamer(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Callable[[list[int], bool], list[int]]:
     """
     Gives the things in a conversation other names and numbers, the same thing the same all through. What a document
     says can then only be read, not remembered; else a policy would know the things of the training questions by heart,
@@ -228,24 +228,25 @@ def renamer(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Callable[
             Draws the names.
 
     Returns:
-        `Callable[[list[int]], list[int]]`: from the ids of a conversation to new ones.
+        `Callable[[list[int], bool], list[int]]`: from the ids of a conversation, and whether short numbers keep their
+        values since they are compared, to new ids.
     """
-    encoded = [
+    encoded = (
         set(tokenizer(f" {document.contents}", add_special_tokens=False)["input_ids"]) for document in documents()
-    ]
+    )
     counts = Counter(token for ids in encoded for token in ids)
     groups = defaultdict[str, list[int]](list)
     for token in (token for token, count in counts.items() if count < SELDOM):
         text = tokenizer.decode([token])
-        if re.fullmatch(LONG_NUMBER, text):
-            groups["number"].append(token)
-        elif len(text) > 2 and text.strip().isalpha():
-            groups["word" if text[0] == " " else "part"].append(token)
+        if text.isdecimal():
+            groups["long number" if len(text) > 3 else "number"].append(token)
+        elif len(text) > 3 and text[0] == " " and text[1:].isalpha():
+            groups["word"].append(token)
 
-    def renamed(ids: list[int]) -> list[int]:
+    def renamed(ids: list[int], compares: bool) -> list[int]:
         new: dict[int, int] = {}
-        for group in groups.values():
-            used = sorted(set(ids) & set(group))
+        for name, group in groups.items():
+            used = [] if compares and name == "number" else sorted(set(ids) & set(group))
             new |= dict(zip(used, rng.sample(group, len(used)), strict=True))
         return [new.get(token, token) for token in ids]
 
@@ -292,22 +293,27 @@ def main() -> None:
     without_system = [{**task, "prompt": task["prompt"][1:]} for task in tasks]
     rng = random.Random(0)
 
-    def play(count: int, skills: SkillLibrary | None = skills, **options: Any) -> list:
-        chosen = rng.choices(tasks if skills is not None else without_system, k=count)
-        rows = (row for task in chosen for row in scripted_episode(env, task, chat, rng, skills, **options))
-        return [(renamed(ids), mask) for ids, mask in rows]
+    def play(count: int, skills: SkillLibrary | None = None, env: SearchEnv = env, **options: Any) -> list:
+        rows = []
+        for task in rng.choices(without_system if skills is None else tasks, k=count):
+            for ids, mask in scripted_episode(env, task, chat, rng, skills, **options):
+                rows.append((renamed(ids, task["task_type"] == "comparison"), mask))
+        return rows
+
+    def cycle(rows: list, learning_rate: float = 3e-3) -> None:
+        rng.shuffle(rows)
+        warm_start(model, rows, learning_rate=learning_rate, batch_tokens=3000, observation_share=0.2)
 
     tokenizer = build_tokenizer(env, tasks, skills)
     model = transferred(tokenizer)
     chat, renamed = Chat(tokenizer), renamer(tokenizer, rng)
-    # First to copy a name into a query; then to read, on short prompts and with few errors; then when to err; then for
-    # a window on the history too, with the growing one kept in mind.
-    warm_start(model, play(3 * args.episodes, None, turns=1), batch_tokens=3000, observation_share=0.2)
-    warm_start(model, play(args.episodes, None), batch_tokens=3000, observation_share=0.2)
-    warm_start(model, play(args.episodes // 6), learning_rate=2e-3, batch_tokens=3000, observation_share=0.2)
-    rows = play(args.episodes // 40) + play(args.episodes // 40, history=windowed(MAX_TURNS, SearchEnv.history))
-    rng.shuffle(rows)
-    warm_start(model, rows, learning_rate=1e-3, batch_tokens=3000, observation_share=0.2)
+    count = args.episodes
+    cycle(play(3 * count, turns=1))  # to copy a name into a query
+    cycle(play(2 * count, env=SearchEnv(topk=1)))  # to read, on short prompts and with few errors
+    cycle(play(count // 2), 2e-3)
+    cycle(play(count // 4, skills), 2e-3)  # when to err
+    window = windowed(MAX_TURNS, SearchEnv.history)
+    cycle(play(count // 40, skills) + play(count // 40, skills, history=window), 1e-3)
     print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}M parameters")
     model.half().save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)
