@@ -3,11 +3,8 @@
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-from sdar_trl.envs import load_world
-from sdar_trl.envs.alfworld.env import load_game
-from sdar_trl.evaluation import evaluate, policy_rollout, summarize
 from sdar_trl.policies import policy_limits, policy_path
 
 
@@ -17,22 +14,6 @@ FOLDER = policy_path("tiny-alfworld")
 @pytest.fixture(scope="module")
 def tokenizer():
     return AutoTokenizer.from_pretrained(FOLDER)
-
-
-def test_the_policy_plays_better_with_skills_than_without_by_ten_points_and_more(tokenizer):
-    world = load_world("alfworld", admissible_actions=False)
-    games = list(world.dataset("validation"))
-    panel = sorted(games, key=lambda task: len(load_game(task["game"])["pddl_problem"]))[:48]
-    model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype="float32")
-    limits = policy_limits("tiny-alfworld")
-    rollout = policy_rollout(model, tokenizer, world.environment_factory, **limits)
-    without, with_skills = (
-        summarize(evaluate(rollout, panel, skills=library, batch_size=24)).success
-        for library in (None, world.skills())
-    )
-    rollout.close()
-    assert with_skills - without >= 0.10
-    assert 0.05 < without < 0.7
 
 
 def test_the_policy_is_small_and_carries_its_limits():

@@ -4,14 +4,12 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
-import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from sdar_trl import SkillLibrary
 from sdar_trl.chat import Chat
 from sdar_trl.envs import SearchEnv
 from sdar_trl.envs.search_qa.questions import KINDS
-from sdar_trl.evaluation import evaluate, policy_rollout, summarize
 from sdar_trl.history import windowed
 from sdar_trl.policies import policy_limits, policy_path
 from sdar_trl.policies.search_qa import (
@@ -23,27 +21,6 @@ from sdar_trl.policies.search_qa import (
     scripted_player,
     transferred,
 )
-
-
-@pytest.mark.parametrize("history", ["growing", "window"])
-def test_the_policy_answers_better_with_skills_than_without_by_ten_points_and_more(history):
-    folder = policy_path(NAME)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    rollout = policy_rollout(
-        model,
-        AutoTokenizer.from_pretrained(folder),
-        SearchEnv,
-        history=history,
-        history_window=4,
-        **policy_limits(NAME),
-    )
-    panel = SearchEnv.dataset("test").select(range(128))
-    without, with_skills = (
-        summarize(evaluate(rollout, panel, skills=library)).success
-        for library in (None, SkillLibrary.bundled("search_qa"))
-    )
-    assert with_skills - without >= 0.10
-    assert 0.05 < without < 0.7
 
 
 def test_the_policy_is_small_and_carries_its_limits():

@@ -237,7 +237,7 @@ def renamer(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Callable[
     counts = Counter(token for ids in encoded for token in ids)
     groups = defaultdict[str, list[int]](list)
     for token in (token for token, count in counts.items() if count < SELDOM):
-        text = tokenizer.decode([token])
+        text = str(tokenizer.decode([token]))
         if text.isdecimal():
             groups["long number" if len(text) > 3 else "number"].append(token)
         elif len(text) > 3 and text[0] == " " and text[1:].isalpha():
