@@ -39,7 +39,8 @@ def launch():
             count, where = WORLD[backend], {"backend": backend, "folder": str(folder), "port": port}
             print(json.dumps({"processes": count, "jobs": jobs, **where}), file=server.stdin, flush=True)
             codes = next(json.loads(line[7:]) for line in server.stdout if line.startswith("codes: "))
-            expected = codes == [0] * count if killed_by is None else -killed_by in codes and max(codes) < 0
+            # the others may see that one is gone (an error of theirs) before they are killed too
+            expected = codes == [0] * count if killed_by is None else -killed_by in codes and 0 not in codes
             assert expected, (codes, (folder / "log.txt").read_text()[-9000:])
 
         yield launch
