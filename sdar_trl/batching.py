@@ -166,6 +166,7 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
         together, where the sum of the losses is the same."""
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
+        batches: Any = self._buffered_inputs
         count: Any = self.args.gradient_accumulation_steps
         # these are means, or quantiles, of a micro-batch
         depends = (
@@ -174,12 +175,11 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
             or self.top_entropy_quantile < 1
             or self.aux_loss_enabled
         )
-        if not self.model.training or self._buffered_inputs is before or depends or not self.args.lean_forward:
+        if not self.model.training or batches is before or count == 1 or depends or not self.args.lean_forward:
             return inputs
-        batches = self._buffered_inputs
         steps = [batches[start : start + count] for start in range(0, len(batches), count)]
-        self._buffered_inputs = [part for step in steps for part in split_by_length(joined(step), len(step))]
-        return self._buffered_inputs[self._step % len(batches)]
+        batches[:] = [part for step in steps for part in split_by_length(joined(step), len(step))]
+        return batches[self._step % len(batches)]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
