@@ -13,12 +13,13 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from accelerate.utils import gather_object, is_peft_model
+from accelerate.utils import gather_object
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import pad
+
+from .models import base_model, cache_obstacle, is_sharded
 
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class CachedGenerator:
         cache = self._new_cache(model)
         input_ids, attention_mask = self._padded(prompts, model.device)
         position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)
-        backbone: Any = _base_model(model).base_model
+        backbone: Any = base_model(model).base_model
         backbone(input_ids, attention_mask, position_ids=position_ids, past_key_values=cache, use_cache=True)
         self._cache, self._rows = cache, prompts
         self._starts = [input_ids.size(1) - len(prompt) for prompt in prompts]
@@ -176,7 +177,7 @@ class CachedGenerator:
 
     @staticmethod
     def _new_cache(model: PreTrainedModel) -> DynamicCache:
-        cache = DynamicCache(config=_base_model(model).config)
+        cache = DynamicCache(config=base_model(model).config)
         cache.layers = [GrowingLayer() for _ in cache.layers]
         return cache
 
@@ -227,36 +228,6 @@ def _until_stop(ids: list[int], stop_ids: list[int]) -> list[int]:
     return ids[: end + 1]
 
 
-def _base_model(model: Any) -> Any:
-    return model.get_base_model() if is_peft_model(model) else model
-
-
-def cache_obstacle(model: Any) -> str | None:
-    """
-    Why a model's cache cannot be shared by rows, or moved.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The policy.
-
-    Returns:
-        `str` or `None`: the reason, `None` if nothing is in the way.
-    """
-    base = _base_model(model)
-    if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
-        return "the adapter puts a learned prompt into the cache"
-    if not base._supports_default_dynamic_cache() or base.config.is_encoder_decoder:
-        return "the model has a cache of its own kind"
-    # Sliding windows forget columns that a move would need; the state of a linear attention has none.
-    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=base.config).layers):
-        return "the model has layers that do not attend to the whole history (sliding window, linear attention)"
-    rope = getattr(base.config.get_text_config(), "rope_parameters", None) or {}
-    kinds = {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}
-    if kinds & {"dynamic", "longrope"}:
-        return "the rotation of keys changes with the length of the history"
-    return None
-
-
 def reuse_obstacle(model: Any, generation_config: GenerationConfig) -> str | None:
     """
     Why the cache cannot be kept between turns.
@@ -273,7 +244,7 @@ def reuse_obstacle(model: Any, generation_config: GenerationConfig) -> str | Non
     obstacle = cache_obstacle(model)
     if obstacle is not None:
         return obstacle
-    base = _base_model(model)
+    base = base_model(model)
     # `generate` takes what is not given from the model's own configuration
     implementation = generation_config.cache_implementation or base.generation_config.cache_implementation
     if implementation is not None:
@@ -327,8 +298,7 @@ class TrainerBackend:
 
     def generate(self, ids: list[list[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
         trainer = self.trainer
-        sharded = is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled
-        if not ids and not sharded and not trainer.use_vllm:
+        if not ids and not is_sharded(trainer) and not trainer.use_vllm:
             return [], None
         # With sharded weights or an engine, a process whose episodes have ended keeps generating with the others.
         filler = [trainer._tokenizer.eos_token_id]
@@ -387,6 +357,5 @@ def trainer_backend(trainer: "GRPOTrainer", response_length: int, end_of_turn_id
         and not trainer.use_transformers_continuous_batching
         and can_reuse_cache(trainer.model, config)
     ):
-        sharded = is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled
-        cached = CachedGenerator(lambda: unwrapped_policy(trainer), config, share_prompts=not sharded)
+        cached = CachedGenerator(lambda: unwrapped_policy(trainer), config, share_prompts=not is_sharded(trainer))
     return TrainerBackend(trainer, cached)

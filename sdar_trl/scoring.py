@@ -8,19 +8,18 @@ only the hidden states from which a sampled token is predicted reach the output 
 Shapes: B rows, T completion tokens; R rows of a part, W tokens of the longest; N sampled tokens, H hidden size.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
 from transformers import DynamicCache
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutput
 
-from .generation import cache_obstacle
 from .loops import LoopsGRPOTrainer
+from .models import base_model, cache_obstacle, is_sharded, learns_prompt
 
 
 PART_ROWS = 8  # that go through at once: enough to keep a machine busy, few enough to be of like length
@@ -183,9 +182,8 @@ def backbone_in_parts(backbone: Any, parts: list[Part]) -> Iterator[list[torch.T
 class ScoringGRPOTrainer(LoopsGRPOTrainer):
     """[`~trl.GRPOTrainer`] whose forwards, all of them, leave out what nobody looks at (`lean_forward`)."""
 
-    _sampled: torch.Tensor | None = (
-        None  # 1 for the tokens that are scored, shape (B, T); all of a completion if `None`
-    )
+    # 1 for the tokens that are scored, shape (B, T); all of a completion if `None`
+    _sampled: torch.Tensor | None = None
     _scored: list[Scored] | None = None
 
     needs_hidden_states = False
@@ -212,50 +210,62 @@ class ScoringGRPOTrainer(LoopsGRPOTrainer):
         compute_aux_loss: bool = False,
         **images: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        base = self.accelerator.unwrap_model(model)
-        learned_prompt = is_peft_model(base) and base.active_peft_config.is_prompt_learning
-        base = base.get_base_model() if is_peft_model(base) else base
         sampled = attention_mask[:, -logits_to_keep:].bool()
         if self._sampled is not None:
             sampled &= self._sampled.bool()
+        unwrapped = self.accelerator.unwrap_model(model)
         # compiled code looks for no hooks, and one model's is used for another
         eager = self.args.torch_compile and self.needs_hidden_states
+        lean = self.args.lean_forward and not learns_prompt(unwrapped) and (eager or not self.args.torch_compile)
+        score = self._score_in_parts if lean else self._score_as_trl
         with torch.compiler.set_stance("force_eager") if eager else nullcontext():
-            if self.args.lean_forward and not learned_prompt and (eager or not self.args.torch_compile):
-                size = min(batch_size or PART_ROWS, PART_ROWS)
-                share = not (torch.is_grad_enabled() or self._is_sharded or compute_aux_loss or cache_obstacle(base))
-                parts = split_rows(
-                    input_ids, attention_mask, sampled, len(input_ids) if compute_aux_loss else size, share
-                )
-                scored = self._score_parts(model, base, input_ids, sampled, parts, compute_entropy, compute_aux_loss)
-            else:
-                states: list[torch.Tensor] = []
-                handle = base.base_model.register_forward_hook(
-                    lambda module, args, output: states.append(output.last_hidden_state)
-                )
-                try:
-                    found = super()._get_per_token_logps_and_entropies(
-                        *(model, input_ids, attention_mask, logits_to_keep, batch_size),
-                        *(compute_entropy, compute_aux_loss),
-                    )
-                finally:
-                    handle.remove()
-                hidden = torch.cat(states)[:, -logits_to_keep - 1 : -1][sampled] if self.needs_hidden_states else None
-                scored = Scored(found[0], found[1], found[2], hidden)
+            scored = score(
+                *(model, base_model(unwrapped), input_ids, attention_mask, sampled),
+                *(batch_size, compute_entropy, compute_aux_loss),
+            )
         if self._scored is not None:
             self._scored.append(scored)
         return scored.logps, scored.entropies, scored.aux_loss
 
-    def _score_parts(
+    def _score_as_trl(
         self,
         model: Any,
         base: Any,
         input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
         sampled: torch.Tensor,
-        parts: list[Part],
+        *options: Any,
+    ) -> Scored:
+        length = sampled.size(1)
+        score = functools.partial(
+            super()._get_per_token_logps_and_entropies, model, input_ids, attention_mask, length, *options
+        )
+        if not self.needs_hidden_states:
+            return Scored(*score())
+        states: list[torch.Tensor] = []
+        handle = base.base_model.register_forward_hook(
+            lambda module, args, output: states.append(output.last_hidden_state)
+        )
+        try:
+            logps, entropies, aux_loss = score()
+        finally:
+            handle.remove()
+        return Scored(logps, entropies, aux_loss, torch.cat(states)[:, -length - 1 : -1][sampled])
+
+    def _score_in_parts(
+        self,
+        model: Any,
+        base: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        sampled: torch.Tensor,
+        batch_size: int | None,
         compute_entropy: bool,
         compute_aux_loss: bool,
     ) -> Scored:
+        size = len(input_ids) if compute_aux_loss else min(batch_size or PART_ROWS, PART_ROWS)
+        share = not (torch.is_grad_enabled() or is_sharded(self) or compute_aux_loss or cache_obstacle(base))
+        parts = split_rows(input_ids, attention_mask, sampled, size, share)
         labels = torch.cat([part.input_ids[part.sampled] for part in parts])
         with self.accelerator.autocast(), backbone_in_parts(base.base_model, parts) as states:
             output = model(
@@ -272,17 +282,12 @@ class ScoringGRPOTrainer(LoopsGRPOTrainer):
             """Values of the parts' tokens, shape (N,), where they belong, shape (B, T)."""
             return values.new_zeros(in_order.shape).masked_scatter(in_order, values)[back]
 
-        [hidden] = states
+        hidden = None
         if self.needs_hidden_states:
-            hidden = hidden[placed(torch.arange(len(labels), device=labels.device))[sampled]]
+            hidden = states[0][placed(torch.arange(len(labels), device=labels.device))[sampled]]
         return Scored(
             placed(output.log_probs[0]),
             placed(output.entropy[0]) if compute_entropy else None,
             output.aux_loss if compute_aux_loss else None,
-            hidden if self.needs_hidden_states else None,
+            hidden,
         )
-
-    @property
-    def _is_sharded(self) -> bool:
-        """Whether weights are gathered in each forward, so that all processes must do as many."""
-        return is_deepspeed_zero3_enabled() or self.is_fsdp_enabled

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import gather_object, is_peft_model
+from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from transformers import (
     BitsAndBytesConfig,
@@ -46,6 +46,7 @@ from .episodes import Episode, as_messages
 from .generation import trainer_backend
 from .losses import Gate
 from .metrics import add_episodes, add_token_means, add_values
+from .models import base_model, is_sharded
 from .policies import policy_path
 from .rollout import Rollout, environment_kinds, return_reward
 from .rows import Row, episode_rows, record_tokens, row_turns, sampled_tokens
@@ -238,8 +239,8 @@ class SDARTrainer(RowsGRPOTrainer):
         self.distillation = Distillation(
             args,
             gate,
-            self.model.get_base_model() if is_peft_model(self.model) else self.model,
-            sharded=self._is_sharded,
+            base_model(self.model),
+            sharded=is_sharded(self),
         )
         self.needs_hidden_states = self.distillation.divergence.needs_hidden_states
 
