@@ -35,7 +35,7 @@ def play(kind, count=600):
     env, rng, won = SearchEnv(), random.Random(0), defaultdict(list)
     for task in SearchEnv.dataset("train").select(range(count)):
         env.reset(**task)
-        respond = scripted_player(env, ERRORS[kind], rng)
+        respond = scripted_player(env, task["question"], ERRORS[kind], rng)
         steps = (env.step(respond()) for _ in range(MAX_TURNS))
         last = next((step for step in steps if step.terminated), None)
         won[task["task_type"]].append(last is not None and last.info["success"])

@@ -11,9 +11,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast
 
 from ..chat import Chat
 from ..envs import AlfWorldEnv
@@ -23,7 +22,7 @@ from ..history import windowed
 from ..skills import SkillLibrary, format_skills
 from .names import policy_limits, policy_path
 from .scripted_alfworld import ERRORS, MAX_TURNS, Player, scripted_episode
-from .tiny import new_policy, train_tokenizer, warm_start
+from .tiny import new_policy, print_results, train_tokenizer, warm_start
 
 
 # What occurs all over is one token, which keeps episodes short. A class of things is one too, the same in the task and
@@ -79,8 +78,6 @@ def small_tasks(count: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Build the policy, save it in half precision, and print how well it plays with skills and without."""
-    from ..evaluation import evaluate, policy_rollout, results_table, summarize
-
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--output", default=policy_path("tiny-alfworld"), help="Folder to write.")
     parser.add_argument("--episodes", type=int, default=10_000, help="Scripted episodes to train on.")
@@ -108,21 +105,10 @@ def main() -> None:
     rows = play(2, args.episodes // 2) + play(3, args.episodes // 60, history=windowed(2, AlfWorldEnv.history))
     random.Random(0).shuffle(rows)
     warm_start(model, rows, learning_rate=2e-3, batch_tokens=3_000, observation_share=0.3)
-    print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}M parameters")
     model.half().save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)
-
-    model = Qwen3ForCausalLM.from_pretrained(args.output, dtype=torch.float32)
-    panel = AlfWorldEnv.dataset("validation").select(range(128))
-    limits: Any = policy_limits("tiny-alfworld")
-    results = {}
-    for history in ("growing", "window"):
-        factory = functools.partial(AlfWorldEnv, admissible_actions=False)
-        rollout = policy_rollout(model, tokenizer, factory, history=history, **limits)
-        results[f"{history}, without skills"] = summarize(evaluate(rollout, panel))
-        results[f"{history}, with skills"] = summarize(evaluate(rollout, panel, skills=skills))
-        rollout.close()
-    print(results_table(results))
+    factory = functools.partial(AlfWorldEnv, admissible_actions=False)
+    print_results(args.output, factory, AlfWorldEnv.dataset("validation"), skills, policy_limits("tiny-alfworld"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The scripted shopper that the embedded policy is warm-started on. It errs, and less so with skills in its prompt."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from ..chat import Chat
@@ -82,6 +83,59 @@ def scripted_context(skills: SkillLibrary, task_type: str, rng: random.Random) -
     return format_skills([*general, *chosen]), kind
 
 
+def played_rows(
+    env: Any,
+    task: dict[str, Any],
+    respond: Callable[[str], str | None],
+    chat: Chat,
+    context: str = "",
+    history: History = growing,
+    max_turns: int = MAX_TURNS,
+) -> list[tuple[list[int], list[int]]]:
+    """
+    An episode of a scripted player, as rows to learn from.
+
+    Args:
+        env (`object`):
+            The environment.
+        task (`dict`):
+            A row of its dataset.
+        respond (`Callable[[str], str or None]`):
+            The player: its response to an observation, `None` if it gives up.
+        chat ([`Chat`]):
+            Renders the conversation.
+        context (`str`, *optional*, defaults to `""`):
+            What is added to the prompt.
+        history (`History`, *optional*, defaults to [`growing`]):
+            What the player reads in each turn.
+        max_turns (`int`, *optional*, defaults to `MAX_TURNS`):
+            Most turns.
+
+    Returns:
+        `list[tuple[list[int], list[int]]]`: of each row, its ids, and 1 for those of responses.
+    """
+    observation = env.reset(**task)
+    episode = Episode(task, with_observation(task["prompt"], observation))
+    rows: list[tuple[list[int], list[int]]] = []
+    response: list[int] = []
+    while len(episode.turns) < max_turns and (text := respond(observation)) is not None:
+        messages = history(episode, observation)
+        if messages is None:
+            read = chat.observation_ids(observation, response)
+        else:
+            read = chat.prompt_ids(chat.with_context(messages, context))
+            rows.append(([], []))
+        response = [*chat.tokenizer(text, add_special_tokens=False)["input_ids"], chat.end_of_turn_id]
+        ids, mask = rows[-1]
+        rows[-1] = ids + read + response, mask + [0] * len(read) + [1] * len(response)
+        episode.turns.append(Turn(observation, read, response, text))
+        step = env.step(text)
+        if step.terminated:
+            break
+        observation = step.observation
+    return rows
+
+
 def scripted_episode(
     env: WebShopEnv,
     task: dict[str, Any],
@@ -108,27 +162,7 @@ def scripted_episode(
             What the player reads in each turn.
 
     Returns:
-        `list[tuple[list[int], list[int]]]`: of each row, its ids, and 1 for those of responses.
+        `list[tuple[list[int], list[int]]]`: as [`played_rows`].
     """
     context, kind = scripted_context(skills, task["task_type"], rng)
-    observation = env.reset(**task)
-    episode = Episode(task, with_observation(task["prompt"], observation))
-    rows: list[tuple[list[int], list[int]]] = []
-    response: list[int] = []
-    for _ in range(MAX_TURNS):
-        messages = history(episode, observation)
-        if messages is None:
-            read = chat.observation_ids(observation, response)
-        else:
-            read = chat.prompt_ids(chat.with_context(messages, context))
-            rows.append(([], []))
-        text = scripted_response(env, ERRORS[kind], rng)
-        response = [*chat.tokenizer(text, add_special_tokens=False)["input_ids"], chat.end_of_turn_id]
-        ids, mask = rows[-1]
-        rows[-1] = ids + read + response, mask + [0] * len(read) + [1] * len(response)
-        episode.turns.append(Turn(observation, read, response, text))
-        step = env.step(text)
-        if step.terminated:
-            break
-        observation = step.observation
-    return rows
+    return played_rows(env, task, lambda _: scripted_response(env, ERRORS[kind], rng), chat, context, history)

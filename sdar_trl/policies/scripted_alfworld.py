@@ -9,11 +9,10 @@ from ..chat import Chat
 from ..envs import AlfWorldEnv
 from ..envs.alfworld.env import load_game
 from ..envs.alfworld.rooms import HOLDS, TREATMENTS
-from ..episodes import Episode, Turn
-from ..history import History, growing, with_observation
+from ..history import History, growing
 from ..skills import SkillLibrary
 from .names import policy_limits
-from .scripted import scripted_context
+from .scripted import played_rows, scripted_context
 
 
 # How often it errs: (leaves out what is special of the task, takes something else, passes by what is closed, goes
@@ -234,30 +233,15 @@ def scripted_episode(
             Whether the player never errs, and no skills are in the prompt.
 
     Returns:
-        `list[tuple[list[int], list[int]]]`: of each row, its ids, and 1 for those of responses.
+        `list[tuple[list[int], list[int]]]`: as [`played_rows`].
     """
     context, kind = ("", "") if expert else scripted_context(skills, task["task_type"], rng)
     player = Player(load_game(task["game"]), EXPERT if expert else ERRORS[kind], rng)
-    observation = env.reset(**task)
-    episode = Episode(task, with_observation(task["prompt"], observation))
-    rows: list[tuple[list[int], list[int]]] = []
-    response: list[int] = []
     idle = 0
-    while idle < 3 and len(episode.turns) < MAX_TURNS:  # one that gave up says the same for ever
-        messages = history(episode, observation)
-        if messages is None:
-            read = chat.observation_ids(observation, response)
-        else:
-            read = chat.prompt_ids(chat.with_context(messages, context))
-            rows.append(([], []))
-        text = player.respond(observation, env.commands)
-        response = [*chat.tokenizer(text, add_special_tokens=False)["input_ids"], chat.end_of_turn_id]
-        ids, mask = rows[-1]
-        rows[-1] = ids + read + response, mask + [0] * len(read) + [1] * len(response)
-        episode.turns.append(Turn(observation, read, response, text))
-        step = env.step(text)
-        if step.terminated:
-            break
-        observation = step.observation
+
+    def respond(observation: str) -> str | None:
+        nonlocal idle
         idle += player.done
-    return rows
+        return player.respond(observation, env.commands) if idle <= 3 else None
+
+    return played_rows(env, task, respond, chat, context, history, MAX_TURNS)

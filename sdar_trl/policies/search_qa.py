@@ -22,12 +22,11 @@ from ..chat import Chat
 from ..envs import SearchEnv
 from ..envs.search_qa.embedded import documents
 from ..envs.search_qa.engines import Hit
-from ..episodes import Episode, Turn
-from ..history import History, growing, windowed, with_observation
+from ..history import History, growing, windowed
 from ..skills import SkillLibrary, format_skills
 from .names import TINY_POLICY, policy_limits, policy_path
-from .scripted import scripted_context
-from .tiny import new_policy, train_tokenizer, warm_start
+from .scripted import played_rows, scripted_context
+from .tiny import new_policy, print_results, train_tokenizer, warm_start
 
 
 NAME = "tiny-search_qa"
@@ -73,13 +72,15 @@ QUESTIONS = {
 }
 
 
-def scripted_player(env: SearchEnv, errors: tuple[float, ...], rng: random.Random) -> Callable[[], str]:
+def scripted_player(env: SearchEnv, question: str, errors: tuple[float, ...], rng: random.Random) -> Callable[[], str]:
     """
     A player of the embedded questions.
 
     Args:
         env ([`SearchEnv`]):
-            The environment, reset.
+            The environment.
+        question (`str`):
+            One of the embedded questions.
         errors (`tuple[float, ...]`):
             Probabilities of its kinds of errors.
         rng (`random.Random`):
@@ -90,7 +91,7 @@ def scripted_player(env: SearchEnv, errors: tuple[float, ...], rng: random.Rando
     """
     no_name, too_early, something_near, illegal = errors
     matched, named = next(
-        (match, steps) for form, steps in QUESTIONS.items() if (match := re.fullmatch(form, env.question))
+        (match, steps) for form, steps in QUESTIONS.items() if (match := re.fullmatch(form, question))
     )
     names = [text for text in matched.groups() if text != matched.groupdict().get("asked")]
     steps = [matched["asked"] if step == "asked" else step for step in named]
@@ -166,31 +167,11 @@ def scripted_episode(
             Most turns.
 
     Returns:
-        `list[tuple[list[int], list[int]]]`: of each row, its ids, and 1 for those of responses.
+        `list[tuple[list[int], list[int]]]`: as [`played_rows`].
     """
     context, kind = scripted_context(skills, task["task_type"], rng) if skills is not None else ("", "own skills")
-    observation = env.reset(**task)
-    player = scripted_player(env, ERRORS[kind], rng)
-    episode = Episode(task, with_observation(task["prompt"], observation))
-    rows: list[tuple[list[int], list[int]]] = []
-    response: list[int] = []
-    for _ in range(turns):
-        messages = history(episode, observation)
-        if messages is None:
-            read = chat.observation_ids(observation, response)
-        else:
-            read = chat.prompt_ids(chat.with_context(messages, context))
-            rows.append(([], []))
-        text = player()
-        response = [*chat.tokenizer(text, add_special_tokens=False)["input_ids"], chat.end_of_turn_id]
-        ids, mask = rows[-1]
-        rows[-1] = ids + read + response, mask + [0] * len(read) + [1] * len(response)
-        episode.turns.append(Turn(observation, read, response, text))
-        step = env.step(text)
-        if step.terminated:
-            break
-        observation = step.observation
-    return rows
+    player = scripted_player(env, task["question"], ERRORS[kind], rng)
+    return played_rows(env, task, lambda _: player(), chat, context, history, turns)
 
 
 def build_tokenizer(env: SearchEnv, tasks: list[dict[str, Any]], skills: SkillLibrary) -> PreTrainedTokenizerFast:
@@ -281,8 +262,6 @@ def transferred(tokenizer: PreTrainedTokenizerFast, source: str = TINY_POLICY) -
 
 def main() -> None:
     """Build the policy, save it in half precision, and print how well it answers with skills and without."""
-    from ..evaluation import evaluate, policy_rollout, results_table, summarize
-
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--output", default=policy_path(NAME), help="Folder to write.")
     parser.add_argument("--episodes", type=int, default=12_000, help="Scripted episodes of the first cycle.")
@@ -314,21 +293,9 @@ def main() -> None:
     cycle(play(count // 4, skills), 2e-3)  # when to err
     window = windowed(MAX_TURNS, SearchEnv.history)
     cycle(play(count // 40, skills) + play(count // 40, skills, history=window), 1e-3)
-    print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}M parameters")
     model.half().save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)
-
-    model = Qwen3ForCausalLM.from_pretrained(args.output, dtype=torch.float32)
-    panel = SearchEnv.dataset("validation").select(range(128))
-    limits: Any = policy_limits(NAME)
-    results = {}
-    for history in ("growing", "window"):
-        rollout = policy_rollout(model, tokenizer, SearchEnv, history=history, history_window=MAX_TURNS, **limits)
-        results[f"{history}, without skills"] = summarize(evaluate(rollout, panel))
-        results[f"{history}, with skills"] = summarize(evaluate(rollout, panel, skills=skills))
-    print(results_table(results))
-    for name, result in results.items():
-        print(name, result.by_task_type)
+    print_results(args.output, SearchEnv, SearchEnv.dataset("validation"), skills, policy_limits(NAME), MAX_TURNS)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ Rebuild the shipped weights (two CPU cores, prints how well the policy plays wit
 import argparse
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from datasets import Dataset
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -238,10 +239,50 @@ def _batches(conversations: list, batch_tokens: int, rng: random.Random) -> list
     return batches
 
 
-def main() -> None:
-    """Build the policy, save it in half precision, and print how well it plays with skills and without."""
+def print_results(
+    folder: str,
+    environment_factory: Callable[[], Any],
+    dataset: Dataset,
+    skills: SkillLibrary,
+    limits: dict[str, Any],
+    window: int = 2,
+) -> None:
+    """
+    How well a saved policy plays 128 tasks, in both histories, with skills and without.
+
+    Args:
+        folder (`str`):
+            Where it is.
+        environment_factory (`Callable`):
+            Makes an environment.
+        dataset ([`~datasets.Dataset`]):
+            Tasks, of which the first are played.
+        skills ([`SkillLibrary`]):
+            The skills.
+        limits (`dict`):
+            The policy's limits, as [`policy_limits`].
+        window (`int`, *optional*, defaults to `2`):
+            Turns in the window.
+    """
     from ..evaluation import evaluate, policy_rollout, results_table, summarize
 
+    model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    print(f"{model.num_parameters() / 1e6:.2f}M parameters")
+    panel = dataset.select(range(128))
+    results = {}
+    for history in ("growing", "window"):
+        rollout = policy_rollout(
+            model, tokenizer, environment_factory, history=history, history_window=window, **limits
+        )
+        results[f"{history}, without skills"] = summarize(evaluate(rollout, panel))
+        results[f"{history}, with skills"] = summarize(evaluate(rollout, panel, skills=skills))
+        rollout.close()
+    print(results_table(results))
+
+
+def main() -> None:
+    """Build the policy, save it in half precision, and print how well it plays with skills and without."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--output", default=TINY_POLICY, help="Folder to write.")
     parser.add_argument("--episodes", type=int, default=20_000, help="Scripted episodes to train on.")
@@ -276,19 +317,9 @@ def main() -> None:
     rows = play(args.episodes // 12) + play(args.episodes // 20, windowed(2, WebShopEnv.history))
     rng.shuffle(rows)
     warm_start(model, rows)
-    print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}M parameters")
     model.half().save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)
-
-    model = Qwen3ForCausalLM.from_pretrained(args.output, dtype=torch.float32)
-    panel = WebShopEnv.dataset("validation").select(range(128))
-    limits: Any = policy_limits("tiny")
-    results = {}
-    for history in ("growing", "window"):
-        rollout = policy_rollout(model, tokenizer, WebShopEnv, history=history, **limits)
-        results[f"{history}, without skills"] = summarize(evaluate(rollout, panel))
-        results[f"{history}, with skills"] = summarize(evaluate(rollout, panel, skills=skills))
-    print(results_table(results))
+    print_results(args.output, WebShopEnv, WebShopEnv.dataset("validation"), skills, policy_limits("tiny"))
 
 
 if __name__ == "__main__":
