@@ -43,12 +43,13 @@ from .config import SDARConfig
 from .contexts import SkillContext, TeacherContext, context_texts, skill_context, skill_records
 from .distillation import Distillation, taught_tokens
 from .episodes import Episode, as_messages
+from .factories import environment_kinds, return_reward
 from .generation import trainer_backend
 from .losses import Gate
 from .metrics import add_episodes, add_token_means, add_values
 from .models import base_model, is_sharded
 from .policies import policy_path
-from .rollout import Rollout, environment_kinds, return_reward
+from .rollout import Rollout
 from .rows import Row, episode_rows, record_tokens, row_turns, sampled_tokens
 from .skills import SkillLibrary
 from .teacher import Teacher

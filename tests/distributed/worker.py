@@ -54,7 +54,7 @@ def deepspeed_config(stage: int) -> dict:
     }
 
 
-def scripted(ids: list[list[int]]) -> tuple[list[list[int]], None]:
+def scripted(ids: list[list[int]], *_) -> tuple[list[list[int]], None]:
     """Responses that depend on what was read alone, so that every backend trains on the same episodes."""
     return [[10 + (sum(row) * (k + 3)) % 900 for k in range(1 + sum(row) % 5)] for row in ids], None
 
@@ -165,10 +165,10 @@ def run(
     else:
         generate = trainer.rollout.backend.generate
 
-        def counted(ids):
+        def counted(*given):
             nonlocal generate_calls
             generate_calls += 1
-            return generate(ids)
+            return generate(*given)
 
         trainer.rollout.backend.generate = counted
     generations = []
