@@ -51,6 +51,7 @@ from .models import base_model, is_sharded
 from .policies import policy_path
 from .rollout import Rollout
 from .rows import Row, episode_rows, record_tokens, row_turns, sampled_tokens
+from .runs import RunRecord
 from .skills import SkillLibrary
 from .teacher import Teacher
 
@@ -186,7 +187,7 @@ class SDARTrainer(RowsGRPOTrainer):
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             reward_processing_classes=reward_processing_classes,
-            callbacks=callbacks,
+            callbacks=[RunRecord(), *(callbacks or [])],
             optimizers=optimizers,
             quantization_config=quantization_config,
             peft_config=peft_config,

@@ -177,6 +177,15 @@ def evaluate(
     return panel.end()
 
 
+def weights_hash(model: torch.nn.Module) -> str:
+    """A short hash of some weights of every parameter, to tell two checkpoints apart in `about`."""
+    found = sha256()
+    for weights in model.parameters():
+        few = weights.detach().flatten()[:: max(1, weights.numel() // 64)]
+        found.update(few.float().cpu().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
 def _batches(tries: Sequence[_Try], size: int) -> Iterator[Sequence[_Try]]:
     return (tries[start : start + size] for start in range(0, len(tries), size))
 
