@@ -20,7 +20,7 @@ from trl.trainer.utils import use_adapter
 from .envs.border import Border
 from .episodes import Episode, Turn, as_messages
 from .losses import aggregate_loss, importance_sampling_ratio
-from .metrics import Metrics, count_rows, merged_micro_batches
+from .metrics import Metrics, count_rows, divide_by_shares, merged_micro_batches
 from .rows import Row, joined, micro_batches, padded_count, rows_batch, sampled_tokens, split_by_length, was_cut
 from .scoring import Scored, ScoringGRPOTrainer
 
@@ -232,6 +232,10 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
             max_completion_length=self.args.max_completion_length,
             window_tokens=window_tokens * accumulation_steps / steps,
         )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        divide_by_shares(self._mode_metrics)
+        super().log(logs, start_time)
 
     @property
     def _micro_batch_size(self) -> int:

@@ -67,6 +67,9 @@ class SDARConfig(GRPOConfig):
         normalize_entropy (`bool`, *optional*, defaults to `False`):
             Divide the entropy by the logarithm of the vocabulary's size before it reaches the gate, so that it lies
             in [0, 1]. The paper does not.
+        log_grad_share (`bool`, *optional*, defaults to `False`):
+            Log how large the distillation's gradient is against the policy loss's (`sdar/grad_share`), and the cosine
+            of the angle between them (`sdar/grad_cosine`), at the cost of two more backward passes.
         student_skills (`str`, *optional*, defaults to the method's):
             When the student reads the skills: `"never"` (SDAR), `"train"` (Skill-GRPO), `"eval"` (skill prompting) or
             `"always"`.
@@ -228,6 +231,10 @@ class SDARConfig(GRPOConfig):
             "it lies in [0, 1]. The paper does not."
         },
     )
+    log_grad_share: bool = field(
+        default=False,
+        metadata={"help": "Log the share and the direction of the distillation's gradient; two more backward passes."},
+    )
     student_skills: str = field(
         default=None,  # type: ignore[assignment]
         metadata={
@@ -368,6 +375,8 @@ class SDARConfig(GRPOConfig):
                     "With `signal='advantage'`, `sdar_coef` and `advantage_clip` lie in [0, 1], lest advantages "
                     f"change their sign; got {self.sdar_coef} and {self.advantage_clip}."
                 )
+        if self.log_grad_share and self.signal == "advantage":
+            raise ValueError("`log_grad_share` compares two losses; with `signal='advantage'` there is one.")
         if self.divergence_top_k is not None and self.divergence not in FULL_DIVERGENCES:
             raise ValueError(
                 f"`divergence_top_k` reduces a divergence over the whole vocabulary; got {self.divergence!r}, "

@@ -105,6 +105,46 @@ class Distillation:
         return rlsd_advantages(inputs["advantages"], gap, coef, self.args.advantage_clip, inputs["teacher_mask"])
 
 
+LARGE_GAP = 0.1
+"""Nats. Most tokens are certain for both, so a mean over all of them says little of the others."""
+
+
+def token_metrics(
+    loss: torch.Tensor, gap: torch.Tensor, gate: torch.Tensor, won: torch.Tensor, lost: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """
+    What is logged of tokens that have a teacher.
+
+    Args:
+        loss (`torch.Tensor`):
+            The loss of each token, shape (B, T).
+        gap (`torch.Tensor`):
+            Teacher-student gap, nats, shape (B, T).
+        gate (`torch.Tensor`):
+            What weighs each token, shape (B, T).
+        won (`torch.Tensor`), lost (`torch.Tensor`):
+            1 for rows of episodes that were won, and of others, shape (B, 1).
+
+    Returns:
+        `dict[str, torch.Tensor]`: by metric, shape (B, T), to be averaged over tokens; those in
+        [`~sdar_trl.metrics.PARTS`] are then divided by their part's share.
+    """
+    large = (gap.abs() > LARGE_GAP).to(gap.dtype)
+    won, lost = won.to(gap.dtype).expand_as(gap), lost.to(gap.dtype).expand_as(gap)
+    return {
+        "sdar/loss": loss.detach(),
+        "sdar/gate_mean": gate,
+        "sdar/gate_above_half": (gate > 0.5).float(),
+        "sdar/gap_mean": gap,
+        "sdar/large_gap": large,
+        "sdar/gate_large_gap": gate * large,
+        "sdar/tokens_won": won,
+        "sdar/gap_won": gap * won,
+        "sdar/tokens_lost": lost,
+        "sdar/gap_lost": gap * lost,
+    }
+
+
 def taught_tokens(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """1 for those in rows that have a teacher, shape (B, T)."""
     return sampled_tokens(inputs) * inputs["teacher_mask"]

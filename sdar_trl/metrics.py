@@ -17,6 +17,25 @@ Metrics = defaultdict[str, list[float]]
 """Values by name, as TRL keeps them: it logs each name's plain average since the last log."""
 
 
+PARTS = {
+    "sdar/gate_large_gap": "sdar/large_gap",
+    "sdar/gap_won": "sdar/tokens_won",
+    "sdar/gap_lost": "sdar/tokens_lost",
+}
+"""Means over a part of the tokens, and the part's share of all. They are kept as sums over the part by the number of
+all tokens, of which means may be taken, and divided by the share when they are logged."""
+
+
+def divide_by_shares(metrics: Metrics) -> None:
+    """Let the means over a part of the tokens be that; one over no token is left out."""
+    for name, share in PARTS.items():
+        total = sum(metrics.get(share, ()))
+        if name in metrics:
+            sums = metrics.pop(name)
+            if total:
+                metrics[name] = [sum(sums) / total]
+
+
 def add_values(metrics: Metrics, values: Mapping[str, list[float]]) -> None:
     """Add the values of every process, a process may have any number, so that TRL's plain average weighs all alike."""
     for of_process in gather_object([dict(values)]):

@@ -112,6 +112,29 @@ def row_turns(rows: Sequence[Row], episodes: Sequence[Episode]) -> torch.Tensor:
     return torch.tensor([[index[id(row.episode)], row.turns.start, len(row.turns)] for row in rows])
 
 
+def outcomes(episodes: Sequence[Episode], batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    How the episodes of rows ended.
+
+    Args:
+        episodes (`list[Episode]`):
+            The episodes of the generation batch; after a resume in its middle there are none.
+        batch (`dict[str, Any]`):
+            Some of their rows, by `row_turns`.
+
+    Returns:
+        `tuple`: 1 for rows of episodes that were won, and for rows of others; shape (B, 1). Neither where nobody says.
+    """
+    places = batch["row_turns"][:, 0].tolist() if episodes and "row_turns" in batch else []
+    known = [place >= 0 and episodes[place].stop_reason is not None for place in places]
+    won = [knows and episodes[place].success for place, knows in zip(places, known, strict=True)]
+    like = batch["completion_mask"]
+    if not places:
+        return like.new_zeros(len(like), 1), like.new_zeros(len(like), 1)
+    flags = like.new_tensor([won, [knows and not win for knows, win in zip(known, won, strict=True)]])
+    return flags[0].unsqueeze(1), flags[1].unsqueeze(1)
+
+
 def padded_count(most: int, steps: int, batch_size: int) -> int:
     """
     How many rows each process has, so that all do as many forwards: the rows of the process with the most, filled up

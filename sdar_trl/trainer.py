@@ -41,16 +41,17 @@ from . import checks
 from .batching import RowsGRPOTrainer
 from .config import SDARConfig
 from .contexts import SkillContext, TeacherContext, context_texts, skill_context, skill_records
-from .distillation import Distillation, taught_tokens
+from .distillation import Distillation, taught_tokens, token_metrics
 from .episodes import Episode, as_messages
 from .factories import environment_kinds, return_reward
 from .generation import trainer_backend
+from .gradients import GradientShare
 from .losses import Gate
 from .metrics import add_episodes, add_token_means, add_values
 from .models import base_model, is_sharded
 from .policies import policy_path
 from .rollout import Rollout
-from .rows import Row, episode_rows, record_tokens, row_turns, sampled_tokens
+from .rows import Row, episode_rows, outcomes, record_tokens, row_turns, sampled_tokens
 from .runs import RunRecord
 from .skills import SkillLibrary
 from .teacher import Teacher
@@ -245,6 +246,9 @@ class SDARTrainer(RowsGRPOTrainer):
             sharded=is_sharded(self),
         )
         self.needs_hidden_states = self.distillation.divergence.needs_hidden_states
+        self.gradient_share = GradientShare(self) if args.log_grad_share else None
+        if self.gradient_share is not None:
+            self.add_callback(self.gradient_share)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.policy_coef == 0 and self.args.sdar_coef == 0:
@@ -357,14 +361,13 @@ class SDARTrainer(RowsGRPOTrainer):
                 inputs, student.logps, student.entropies.detach(), student.hidden_states, gate_beta
             )
             mask = taught_tokens(inputs)
-            loss = loss + coef * self._aggregate(gated_loss, mask, inputs)
+            distilled = coef * self._aggregate(gated_loss, mask, inputs)
+            if self.gradient_share is not None and self.model.training:
+                weight = inputs.get("loss_weight", 1.0)
+                self.gradient_share.add(weight * loss, weight * distilled)
+            loss = loss + distilled
             found |= {"gaps": gap, "gates": gate}
-            means = {
-                "sdar/loss": gated_loss.detach(),
-                "sdar/gate_mean": gate,
-                "sdar/gate_above_half": (gate > 0.5).float(),
-                "sdar/gap_mean": gap,
-            }
+            means = token_metrics(gated_loss, gap, gate, *outcomes(self.episodes, inputs))
             self._log_tokens(means, mask, {"sdar/coef": coef, "sdar/gate_beta": gate_beta})
         record_tokens(self.episodes, inputs, found)  # detached, into the turns of `episodes`
         if "loss_weight" in inputs:  # one of several micro-batches, see `compute_loss`
