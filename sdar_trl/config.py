@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 
 from trl import GRPOConfig
 
+from .combinations import check_combinations
 from .losses import GATES, SAMPLED_DIVERGENCES, SCHEDULES
 from .methods import METHODS
 from .skills import RETRIEVERS
@@ -67,6 +68,11 @@ class SDARConfig(GRPOConfig):
         normalize_entropy (`bool`, *optional*, defaults to `False`):
             Divide the entropy by the logarithm of the vocabulary's size before it reaches the gate, so that it lies
             in [0, 1]. The paper does not.
+        granularity (`str`, *optional*, defaults to `"token"`):
+            Whose gap weighs a token: its own, or with `"turn"` the mean over the sampled tokens of its turn.
+        distill_on (`str`, *optional*, defaults to `"all"`):
+            Which episodes have a teacher: `"all"`, those that `"failed"`, or with `"no_signal"` those of groups whose
+            rewards are all the same, of which the policy loss learns nothing.
         log_grad_share (`bool`, *optional*, defaults to `False`):
             Log how large the distillation's gradient is against the policy loss's (`sdar/grad_share`), and the cosine
             of the angle between them (`sdar/grad_cosine`), at the cost of two more backward passes.
@@ -231,6 +237,21 @@ class SDARConfig(GRPOConfig):
             "it lies in [0, 1]. The paper does not."
         },
     )
+    granularity: str = field(
+        default="token",
+        metadata={
+            "help": "Whose gap weighs a token: its own ('token'), or the mean over its turn's tokens ('turn').",
+            "choices": ["token", "turn"],
+        },
+    )
+    distill_on: str = field(
+        default="all",
+        metadata={
+            "help": "Which episodes have a teacher: 'all', those that 'failed', or those of groups whose rewards are "
+            "all the same ('no_signal').",
+            "choices": ["all", "failed", "no_signal"],
+        },
+    )
     log_grad_share: bool = field(
         default=False,
         metadata={"help": "Log the share and the direction of the distillation's gradient; two more backward passes."},
@@ -355,44 +376,8 @@ class SDARConfig(GRPOConfig):
         for name in (*counts, "skills_top_k", "max_context_tokens", "max_cache_tokens"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        self._check_combinations()
+        check_combinations(self)
 
     def _check_one_of(self, name: str, allowed: Iterable[str]) -> None:
         if getattr(self, name) not in allowed:
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-
-    def _check_combinations(self) -> None:
-        if self.signal == "advantage":
-            if self.gate != "none" or self.divergence in FULL_DIVERGENCES:
-                raise ValueError(
-                    f"`signal='advantage'` moves advantages by the gap alone; got gate={self.gate!r} and "
-                    f"divergence={self.divergence!r}. Set `gate='none'` and a sampled divergence, or `signal='loss'`."
-                )
-            if self.policy_coef == 0 and self.sdar_coef > 0:
-                raise ValueError("`signal='advantage'` works through the policy loss; set `policy_coef` above 0.")
-            if self.sdar_coef > 1 or self.advantage_clip > 1:
-                raise ValueError(
-                    "With `signal='advantage'`, `sdar_coef` and `advantage_clip` lie in [0, 1], lest advantages "
-                    f"change their sign; got {self.sdar_coef} and {self.advantage_clip}."
-                )
-        if self.log_grad_share and self.signal == "advantage":
-            raise ValueError("`log_grad_share` compares two losses; with `signal='advantage'` there is one.")
-        if self.divergence_top_k is not None and self.divergence not in FULL_DIVERGENCES:
-            raise ValueError(
-                f"`divergence_top_k` reduces a divergence over the whole vocabulary; got {self.divergence!r}, "
-                f"expected one of {', '.join(FULL_DIVERGENCES)}."
-            )
-        if self.student_skills in ("train", "always") and self.sdar_coef > 0:
-            raise ValueError(
-                "The teacher differs from the student by the skills it reads, so the student cannot read them in "
-                f"training as well; got student_skills={self.student_skills!r} with sdar_coef={self.sdar_coef}. Set "
-                "one of them to 'never' or 0."
-            )
-        if self.retriever == "embedding" and self.embedding_model is None:
-            raise ValueError("`retriever='embedding'` needs `embedding_model`, a hub id or a folder.")
-        if self.max_completion_length is None:
-            raise ValueError("`max_completion_length` must be set: it is the token budget of an episode.")
-        if self.remove_unused_columns:
-            raise ValueError(
-                "`remove_unused_columns` must stay False: environments and skills need the dataset's other columns."
-            )

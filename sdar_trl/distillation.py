@@ -1,11 +1,14 @@
 """The distillation: what the teacher's log-probs do to a batch's loss, or to its advantages."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from .config import SDARConfig
+from .episodes import Episode
 from .losses import (
     GATES,
     SAMPLED_DIVERGENCES,
@@ -14,6 +17,7 @@ from .losses import (
     SampledDivergence,
     rlsd_advantages,
     teacher_student_gap,
+    turn_means,
 )
 from .rows import sampled_tokens
 from .vocabulary import VocabularyDivergence
@@ -92,7 +96,7 @@ class Distillation:
         Returns:
             `tuple`: the loss, the gap (nats) and the gate, these two without gradient; all of shape (B, T).
         """
-        gap = teacher_student_gap(inputs["teacher_per_token_logps"], student_logps)
+        gap = self._gap(inputs, student_logps)
         if self.args.normalize_entropy:
             entropies = entropies / math.log(self.vocabulary_size)
         gate = self.gate(gap, entropies, gate_beta).detach()
@@ -101,8 +105,53 @@ class Distillation:
 
     def advantages(self, inputs: dict[str, torch.Tensor], old_logps: torch.Tensor, coef: float) -> torch.Tensor:
         """RLSD's advantages, shape (B, T), from those of the episodes and the gap at the weights that sampled."""
-        gap = teacher_student_gap(inputs["teacher_per_token_logps"], old_logps)
+        gap = self._gap(inputs, old_logps)
         return rlsd_advantages(inputs["advantages"], gap, coef, self.args.advantage_clip, inputs["teacher_mask"])
+
+    def _gap(self, inputs: dict[str, torch.Tensor], student_logps: torch.Tensor) -> torch.Tensor:
+        """The gap that weighs each token, nats, shape (B, T)."""
+        gap = teacher_student_gap(inputs["teacher_per_token_logps"], student_logps)
+        return turn_means(gap, sampled_tokens(inputs)) if self.args.granularity == "turn" else gap
+
+
+def chosen_episodes(
+    distill_on: str,
+    episodes: Sequence[Episode],
+    advantages: torch.Tensor,
+    group_size: int,
+    accelerator: Accelerator,
+) -> torch.Tensor:
+    """
+    Which episodes have a teacher.
+
+    Args:
+        distill_on (`str`):
+            `"all"`; `"failed"`: those without success, all of them in TRL's own loops, which know none (as in SSPO and
+            HinT-SD); `"no_signal"`: those of groups whose rewards are all the same, which have no advantages (as in
+            I-SDPO).
+        episodes (`list[Episode]`):
+            The E episodes of this process.
+        advantages (`torch.Tensor`):
+            Of each, shape (E,).
+        group_size (`int`):
+            Episodes of a task, which follow each other over all processes.
+        accelerator ([`~accelerate.Accelerator`]):
+            Joins what all processes have.
+
+    Returns:
+        `torch.Tensor`: 1 for those that have one, and a 0 behind them, for rows of no episode; shape (E + 1,).
+    """
+    chosen = torch.ones_like(advantages)
+    if distill_on == "failed":
+        chosen = advantages.new_tensor([float(not episode.success) for episode in episodes])
+    elif distill_on == "no_signal":
+        scored = advantages.new_tensor([float(not episode.error) for episode in episodes]).bool()
+        # equal rewards have equal advantages, though rounding may keep them from being 0
+        most = accelerator.gather(advantages.masked_fill(~scored, -math.inf)).view(-1, group_size).amax(1)
+        least = accelerator.gather(advantages.masked_fill(~scored, math.inf)).view(-1, group_size).amin(1)
+        same = (most <= least).to(advantages.dtype).repeat_interleave(group_size)
+        chosen = same[accelerator.process_index * len(episodes) :][: len(episodes)]
+    return torch.cat([chosen, chosen.new_zeros(1)])
 
 
 LARGE_GAP = 0.1

@@ -35,6 +35,32 @@ def teacher_student_gap(teacher_logps: torch.Tensor, student_logps: torch.Tensor
     return (teacher_logps - student_logps).detach()
 
 
+def turn_means(values: torch.Tensor, sampled: torch.Tensor) -> torch.Tensor:
+    """
+    The mean over each turn's sampled tokens, at each of them.
+
+    `Delta_k = 1/|k| * sum_{t in k} Delta_t` for the tokens of turn k: credit by action step, as in StepOPSD
+    (arXiv 2605.27140); AgentOPSD (arXiv 2608.05987) takes the sum.
+
+    Args:
+        values (`torch.Tensor`):
+            Of each token, e.g. its gap, shape (B, T).
+        sampled (`torch.Tensor`):
+            1 for the tokens that the policy sampled; those of a turn follow each other, and what was read lies between
+            two turns. Shape (B, T).
+
+    Returns:
+        `torch.Tensor`: the means, 0 at other tokens, shape (B, T).
+    """
+    sampled = sampled.to(values.dtype)
+    before = torch.nn.functional.pad(sampled, (1, 0))[:, :-1]
+    turn = ((sampled > before).cumsum(1) - 1).clamp(min=0)
+    empty = torch.zeros_like(values)
+    sums = empty.scatter_add(1, turn, values * sampled)
+    counts = empty.scatter_add(1, turn, sampled)
+    return (sums / counts.clamp(min=1)).gather(1, turn) * sampled
+
+
 # Gates
 
 

@@ -41,7 +41,7 @@ from . import checks
 from .batching import RowsGRPOTrainer
 from .config import SDARConfig
 from .contexts import SkillContext, TeacherContext, context_texts, skill_context, skill_records
-from .distillation import Distillation, taught_tokens, token_metrics
+from .distillation import Distillation, chosen_episodes, taught_tokens, token_metrics
 from .episodes import Episode, as_messages
 from .factories import environment_kinds, return_reward
 from .generation import trainer_backend
@@ -239,12 +239,7 @@ class SDARTrainer(RowsGRPOTrainer):
             self._tokenizer.pad_token_id,
             self._border,
         )
-        self.distillation = Distillation(
-            args,
-            gate,
-            base_model(self.model),
-            sharded=is_sharded(self),
-        )
+        self.distillation = Distillation(args, gate, base_model(self.model), sharded=is_sharded(self))
         self.needs_hidden_states = self.distillation.divergence.needs_hidden_states
         self.gradient_share = GradientShare(self) if args.log_grad_share else None
         if self.gradient_share is not None:
@@ -278,11 +273,15 @@ class SDARTrainer(RowsGRPOTrainer):
             self.episodes = self._loop_episodes(rows_of_trl, texts, output)
         rows = [row for episode in self.episodes for row in episode_rows(episode, self._tokenizer.pad_token_id)]
         output["row_turns"] = row_turns(rows, self.episodes).to(self.accelerator.device)  # (B, 3)
+        group_size: Any = self.num_generations if self.model.training else self.num_generations_eval
+        chosen = chosen_episodes(
+            self.args.distill_on, self.episodes, output["advantages"], group_size, self.accelerator
+        )  # (E + 1,)
         if self._plays_text:  # from E rows to all B; masked rows may follow them
             output = self._batch_of_rows(output, rows)
         # a coefficient that has come down to 0 stays there; one that warms up is needed before it is used
         if self._scheduled("sdar_coef") > 0 or (self.args.sdar_coef > 0 and self.args.sdar_coef_schedule == "warmup"):
-            output.update(self._teacher_pass(output, rows))
+            output.update(self._teacher_pass(output, rows, chosen))
             if self.args.signal == "advantage":
                 output["advantages"] = self._token_advantages(output)
         if self._learns_skills and self.model.training:
@@ -321,14 +320,16 @@ class SDARTrainer(RowsGRPOTrainer):
 
     # Teacher
 
-    def _teacher_pass(self, output: dict[str, Any], rows: list[Row]) -> dict[str, torch.Tensor]:
+    def _teacher_pass(self, output: dict[str, Any], rows: list[Row], chosen: torch.Tensor) -> dict[str, torch.Tensor]:
         """Log-probs of the student's completions with context in the prompt, without gradient, at the weights that
         generated: `teacher_per_token_logps`, shape (B, T), and `teacher_mask`, shape (B, 1), 0 for the rows that have
         no teacher. For a divergence over the vocabulary also what its `teacher_tensors` gives."""
         input_ids, attention_mask, teacher_mask, metrics = self.teacher.inputs(
             self.episodes, rows, output["completion_ids"], output["completion_mask"]
         )
+        metrics["sdar/distilled"] = chosen[:-1].tolist()
         add_values(self._mode_metrics, metrics)
+        teacher_mask = teacher_mask * chosen[output["row_turns"][:, :1]]
         sampled = sampled_tokens(output)
         scored = self._score(self.model, input_ids, attention_mask, sampled)
         return {

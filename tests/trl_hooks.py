@@ -67,6 +67,8 @@ ATTRIBUTES = [
     "generation_kwargs",
     "loss_type",
     "mask_truncated_completions",
+    "num_generations",
+    "num_generations_eval",
     "num_iterations",
     "pad_to_multiple_of",
     "top_entropy_quantile",

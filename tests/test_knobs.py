@@ -1,0 +1,147 @@
+"""Options that descendants of the method found: each against a reference of its own."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from steps import gradients, scored_batch
+from toys import CountingEnv
+
+from sdar_trl.distillation import chosen_episodes
+from sdar_trl.losses import rlsd_advantages, turn_means
+from sdar_trl.rows import sampled_tokens
+
+
+# Granularity
+
+
+def means_by_turn(values, sampled):
+    """Turn by turn, in plain Python."""
+    found = [[0.0] * len(row) for row in values]
+    for row, mask in enumerate(sampled):
+        turn = []
+        for place in range(len(mask) + 1):
+            if place < len(mask) and mask[place]:
+                turn.append(place)
+            else:
+                for one in turn:
+                    found[row][one] = sum(values[row][other] for other in turn) / len(turn)
+                turn = []
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_turns_mean_is_that_of_its_sampled_tokens(seed):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(6, 40, generator=generator, dtype=torch.float64)
+    sampled = (torch.rand(6, 40, generator=generator) < 0.7).long()
+    sampled[0], sampled[1] = 1, 0
+    expected = torch.tensor(means_by_turn(values.tolist(), sampled.tolist()), dtype=torch.float64)
+    torch.testing.assert_close(turn_means(values, sampled), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"history": "window", "history_window": 1}])
+def test_with_granularity_turn_the_gate_is_that_of_the_turns_mean_gap(make_trainer, make_config, options):
+    episodes = {}
+    for granularity in ("token", "turn"):
+        torch.manual_seed(0)
+        trainer = make_trainer(make_config(sdar_coef=0.5, granularity=granularity, max_steps=1, **options))
+        trainer.train()
+        episodes[granularity] = trainer.episodes
+    for by_token, by_turn in zip(*episodes.values(), strict=True):
+        for token, turn in zip(by_token.turns, by_turn.turns, strict=True):
+            assert token.response_ids == turn.response_ids and len(set(token.gaps)) > 1
+            mean = torch.tensor(token.gaps, dtype=torch.float64).mean()
+            torch.testing.assert_close(turn.gaps, [float(mean)] * len(turn.gaps), rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(turn.gates[0], float(torch.sigmoid(5 * mean)), rtol=1e-3, atol=1e-5)
+
+
+def test_with_granularity_turn_advantages_move_by_the_turns_mean_gap(make_trainer, make_config):
+    found = {}
+    for granularity in ("token", "turn"):
+        torch.manual_seed(0)
+        trainer = make_trainer(make_config(method="rlsd", granularity=granularity))
+        found[granularity] = inputs = scored_batch(trainer)
+        own = inputs["advantages"]
+    mask = sampled_tokens(inputs)
+    old = trainer._student_logps(inputs)
+    gap = means_by_turn((inputs["teacher_per_token_logps"] - old).double().tolist(), mask.tolist())
+    assert not torch.equal(found["token"]["advantages"], own)
+    advantages = torch.tensor([e.episode_return for e in trainer.episodes])
+    advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-4)
+    expected = rlsd_advantages(advantages, torch.tensor(gap), 0.5, 0.2, inputs["teacher_mask"])
+    torch.testing.assert_close(own * mask, expected.float() * mask, rtol=1e-3, atol=1e-5)
+
+
+# Which episodes are distilled
+
+
+class Paying(CountingEnv):
+    """Pays by the task: the same for all of a group, or as it comes; and only some are won."""
+
+    def reset(self, *, task_type, **task):
+        self.same = task_type == "even"
+        return super().reset(task_type=task_type, **task)
+
+    def step(self, response):
+        step = super().step(response)
+        won = step.reward % 2 == 1
+        info = {"success": won} if step.terminated else {}
+        return type(step)(step.observation, 0.1 if self.same else step.reward, step.terminated, False, True, info)
+
+
+@pytest.mark.parametrize("history", [{}, {"history": "window", "history_window": 1}])
+@pytest.mark.parametrize("distill_on", ["failed", "no_signal"])
+def test_only_the_chosen_episodes_are_distilled(make_trainer, make_config, distill_on, history):
+    options = {"sdar_coef": 0.5, "per_device_train_batch_size": 8, **history}
+    trainers = {}
+    for choice in ("all", distill_on):
+        torch.manual_seed(0)
+        trainers[choice] = make_trainer(make_config(distill_on=choice, **options), environment_factory=Paying)
+    every, some = (scored_batch(trainer, count=8) for trainer in trainers.values())
+    episodes = trainers["all"].episodes
+    chosen = {
+        "failed": [not episode.success for episode in episodes],
+        "no_signal": [episode.task["task_type"] == "even" for episode in episodes],
+    }[distill_on]
+    assert 0 < sum(chosen) < len(chosen)
+    places = every["row_turns"][:, 0].tolist()
+    wanted = torch.tensor([[float(place >= 0 and chosen[place])] for place in places])
+    torch.testing.assert_close(some["teacher_mask"], every["teacher_mask"] * wanted)
+    expected = gradients(trainers["all"], {**every, "teacher_mask": wanted})
+    found = gradients(trainers[distill_on], some)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    distilled = trainers[distill_on]._metrics["train"]["sdar/distilled"]
+    assert sum(distilled) / len(distilled) == sum(chosen) / len(chosen)
+    for episode, kept in zip(trainers[distill_on].episodes, chosen, strict=True):
+        assert all((turn.gaps is not None) == kept for turn in episode.turns)
+
+
+def test_a_group_of_which_an_environment_failed_is_told_by_the_others():
+    episodes = [SimpleNamespace(error="" if place != 2 else "raised", success=False) for place in range(8)]
+    advantages = torch.tensor([3e-5, 3e-5, 0.0, 3e-5, 0.5, -0.5, 0.0, 0.0])
+    process = SimpleNamespace(gather=lambda values: values, process_index=0)
+    found = chosen_episodes("no_signal", episodes, advantages, 4, process)
+    assert found.tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 0]
+
+
+def test_groups_reach_over_processes():
+    """Two processes of two episodes each, a group of four."""
+    whole = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    for index in range(2):
+        own = whole[2 * index : 2 * index + 2]
+        process = SimpleNamespace(
+            gather=lambda values: whole,
+            process_index=index,
+        )
+        episodes = [SimpleNamespace(error="", success=True)] * 2
+        assert chosen_episodes("no_signal", episodes, own, 4, process).tolist() == [0, 0, 0]
+        assert chosen_episodes("no_signal", episodes, own, 2, process).tolist() == [1 - index] * 2 + [0]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("granularity", "token, turn"), ("distill_on", "all, failed, no_signal")]
+)
+def test_an_unknown_choice_is_told(make_config, name, values):
+    with pytest.raises(ValueError, match=f"`{name}` must be one of {values}"):
+        make_config(**{name: "x"})
