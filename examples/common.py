@@ -199,8 +199,6 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
         if panel is not None:
             panel.save(output_dir / "panel.json")
             note_run(output_dir, panels={"test": panel.about()})
-        if script_args.curve_every:
-            note_run(output_dir, panels={"curve": validation.about()})
         if any(count for count, _ in trainer.teacher_context.retriever.totals().values()):
             print(trainer.teacher_context.table())
         if trainer.state.log_history:

@@ -16,6 +16,7 @@ from sdar_trl.evaluation import (
     read_curve,
     summarize,
 )
+from sdar_trl.runs import read_run
 
 
 @pytest.fixture
@@ -47,6 +48,7 @@ def test_a_panel_is_played_before_the_first_step_every_so_many_and_after_the_las
     for step, (about, records) in curve.items():
         assert about["step"] == step and about["panel"] == panel.about()
         assert [record.task_id for record in records] == [name for name in panel.task_ids for _ in range(2)]
+    assert read_run(tmp_path / "out")["panels"] == {"curve": panel.about()}
     options = {"tries": 2, "temperature": 1.0}
     assert curve[3][1] == evaluate_trainer(trainer, panel.tasks(tasks), **options) != curve[0][1]
     logged = {log["step"]: log["panel/success"] for log in trainer.state.log_history if "panel/success" in log}

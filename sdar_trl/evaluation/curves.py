@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..runs import note_run
 from .files import read_records
 from .panels import Panel
 from .play import evaluate_trainer
@@ -25,7 +26,7 @@ class PanelCallback(TrainerCallback):
     same seed gives the same weights with and without it.
 
     The records are files of `curve/` in `output_dir`, one a step (see [`read_curve`]); success and score are logged as
-    `panel/success` and `panel/score`.
+    `panel/success` and `panel/score`. The panel is noted in the run's `run.json`.
 
     Args:
         trainer ([`SDARTrainer`]):
@@ -61,6 +62,7 @@ class PanelCallback(TrainerCallback):
             for step, path in _files(self.folder).items():
                 if step > state.global_step or state.global_step == 0:
                     path.unlink()
+            note_run(self.folder.parent, panels={FOLDER: self.panel.about()})
         if state.global_step == 0:
             self._play(0)
 
