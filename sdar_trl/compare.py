@@ -137,6 +137,7 @@ def plot_curves(arms: Sequence[Arm], path: str | Path, measure: str = "success")
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise ImportError("Plots need matplotlib: `pip install sdar-trl[plot]`.") from error
 
@@ -154,6 +155,7 @@ def plot_curves(arms: Sequence[Arm], path: str | Path, measure: str = "success")
         [line] = axes.plot(list(curve), [one.mean for one in curve.values()], marker=".", label=f"{name}, {count}")
         low, high = ([getattr(one, end) for one in curve.values()] for end in ("ci_low", "ci_high"))
         axes.fill_between(list(curve), low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
     axes.set_ylabel(f"{measure.replace('_', ' ')}, mean and 95% interval")
     axes.grid(alpha=0.3)

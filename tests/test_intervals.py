@@ -66,6 +66,21 @@ def test_one_run_has_the_interval_over_tasks():
     assert over_runs_and_tasks(values) == over_tasks([[one] for one in values[0]])
 
 
+def test_a_share_stays_a_share_however_few_runs_there_are():
+    few = over_runs_and_tasks(np.array([[0.0, 0, 1, 0], [1, 0, 1, 1]]), share=True)
+    assert (few.mean, few.ci_low, few.ci_high) == (0.5, 0, 1)
+    wilsons = (0, 3.841458820694124 / (10 + 3.841458820694124))
+    for runs in (1, 3):
+        none = over_runs_and_tasks(np.zeros((runs, 10)), share=True)
+        assert (none.ci_low, none.ci_high) == pytest.approx(wilsons)
+    assert over_runs_and_tasks(np.zeros((3, 10))).ci_high == 0
+
+
+def test_one_run_of_single_tries_has_wilsons_interval():
+    values = (np.arange(20) < 7).astype(float)[None]
+    assert over_runs_and_tasks(values, share=True) == over_tasks([[one] for one in values[0]], share=True)
+
+
 def test_every_task_weighs_alike_whatever_the_number_of_its_tries():
     assert over_tasks([[1.0] * 9, [0.0]]).mean == 0.5
 

@@ -13,7 +13,7 @@ from ..runs import RUN_FILE, read_run
 from .curves import read_curve
 from .files import read_records
 from .intervals import Estimate, over_runs_and_tasks
-from .records import MEASURES, Record
+from .records import MEASURES, SHARES, Record
 
 
 FINAL = ("panel_after.jsonl", "panel_before.jsonl")
@@ -275,7 +275,7 @@ def over_runs(arm: Arm, measure: str = "success") -> tuple[Estimate, float]:
         mean.
     """
     table = values([run.records for run in arm.runs], measure)
-    return over_runs_and_tasks(table), float(trim_mean(table.mean(1), 0.25))
+    return over_runs_and_tasks(table, measure in SHARES), float(trim_mean(table.mean(1), 0.25))
 
 
 def curve_of(arm: Arm, measure: str = "success") -> dict[int, Estimate]:
@@ -298,6 +298,5 @@ def curve_of(arm: Arm, measure: str = "success") -> dict[int, Estimate]:
     if any(panel != panels[0] for panel in panels):
         raise ValueError(f"The curves of {arm.name!r} are of different panels.")
     steps = set.intersection(*(set(run.curve) for run in arm.runs))
-    return {
-        step: over_runs_and_tasks(values([run.curve[step][1] for run in arm.runs], measure)) for step in sorted(steps)
-    }
+    tables = {step: values([run.curve[step][1] for run in arm.runs], measure) for step in sorted(steps)}
+    return {step: over_runs_and_tasks(table, measure in SHARES) for step, table in tables.items()}

@@ -73,7 +73,7 @@ def over_tasks(tries: Sequence[Sequence[float]], share: bool = False) -> Estimat
     return Estimate(mean, float(interval.low), float(interval.high))
 
 
-def over_runs_and_tasks(values: np.ndarray) -> Estimate:
+def over_runs_and_tasks(values: np.ndarray, share: bool = False) -> Estimate:
     """
     The mean of a table of runs by tasks, both drawn from many.
 
@@ -85,11 +85,16 @@ def over_runs_and_tasks(values: np.ndarray) -> Estimate:
         values (`np.ndarray`):
             Shape (runs, tasks); of each run and task the mean over its tries. With one run, the interval is that of
             [`over_tasks`], and says nothing of other runs.
+        share (`bool`, *optional*, defaults to `False`):
+            Whether values lie in [0, 1]. So do then the interval's ends; and where all are 0, or all 1, the interval is
+            Wilson's of one try each.
 
     Returns:
         [`Estimate`]: the mean, and its interval.
     """
     runs, tasks = values.shape
+    if share and (values.mean() in (0, 1) or runs == 1 and np.isin(values, (0, 1)).all()):
+        return wilson(round(values[0].sum()), tasks)
     if runs == 1 or tasks == 1:
         return over_tasks(values.reshape(-1, 1).tolist())
     mean, by_run, by_task = values.mean(), values.mean(1), values.mean(0)
@@ -103,7 +108,8 @@ def over_runs_and_tasks(values: np.ndarray) -> Estimate:
     parts = ((of_runs, runs - 1), (of_tasks, tasks - 1), (of_both, (runs - 1) * (tasks - 1)))
     freedom = variance**2 / sum(part**2 / own for part, own in parts)
     half = student_t.ppf(0.975, freedom) * variance**0.5
-    return Estimate(float(mean), float(mean - half), float(mean + half))
+    low, high = (0.0, 1.0) if share else (-np.inf, np.inf)
+    return Estimate(float(mean), float(max(mean - half, low)), float(min(mean + half, high)))
 
 
 def pass_at(k: int, tries: int, wins: int) -> float:

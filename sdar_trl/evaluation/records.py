@@ -22,7 +22,7 @@ MEASURES: dict[str, Callable[["Record"], float]] = {
 """What is told of every panel."""
 
 SHARES = ("success",)
-"""Measures that are 0 or 1 in an episode."""
+"""Measures that are 0 or 1 in an episode; their means lie in [0, 1]."""
 
 
 @dataclass(frozen=True)
