@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
+from .distillation import chosen_episodes
 from .envs.border import Border
 from .episodes import Episode, Turn, as_messages
 from .losses import aggregate_loss, importance_sampling_ratio
@@ -68,6 +69,12 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
             error = "" if scored else "No reward function gave a finite reward."
             episodes.append(Episode(row, as_messages(read), [turn], student_context=text, error=error))
         return episodes
+
+    def _chosen_episodes(self, advantages: torch.Tensor) -> torch.Tensor:
+        """Which of this process's episodes have a teacher, by their advantages, shape (E,); see [`chosen_episodes`]."""
+        group_size: Any = self.num_generations if self.model.training else self.num_generations_eval
+        args: Any = self.args
+        return chosen_episodes(args.distill_on, self.episodes, advantages, group_size, self.accelerator)
 
     def _batch_of_rows(self, output: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
         """

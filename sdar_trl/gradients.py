@@ -33,12 +33,13 @@ class GradientShare(TrainerCallback):
         self.trainer: Any = trainer
         self._sums: torch.Tensor | None = None
 
-    def add(self, policy: torch.Tensor, distillation: torch.Tensor) -> None:
-        """Take in the two losses of a micro-batch, scalars with their coefficients, before its backward pass."""
+    def add(self, policy: torch.Tensor, distillation: torch.Tensor, weight: Any = 1.0) -> None:
+        """Take in the two losses of a micro-batch, scalars with their coefficients, and its weight, before its backward
+        pass."""
         parameters = [parameter for parameter in self.trainer.model.parameters() if parameter.requires_grad]
         found = []
         for loss in (policy, distillation):
-            gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+            gradients = torch.autograd.grad(weight * loss, parameters, retain_graph=True, allow_unused=True)
             pairs = zip(gradients, parameters, strict=True)
             found.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten().float() for g, p in pairs]))
         both = torch.stack(found)

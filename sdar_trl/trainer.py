@@ -41,7 +41,7 @@ from . import checks
 from .batching import RowsGRPOTrainer
 from .config import SDARConfig
 from .contexts import SkillContext, TeacherContext, context_texts, skill_context, skill_records
-from .distillation import Distillation, chosen_episodes, taught_tokens, token_metrics
+from .distillation import Distillation, taught_tokens, token_metrics
 from .episodes import Episode, as_messages
 from .factories import environment_kinds, return_reward
 from .generation import trainer_backend
@@ -273,10 +273,7 @@ class SDARTrainer(RowsGRPOTrainer):
             self.episodes = self._loop_episodes(rows_of_trl, texts, output)
         rows = [row for episode in self.episodes for row in episode_rows(episode, self._tokenizer.pad_token_id)]
         output["row_turns"] = row_turns(rows, self.episodes).to(self.accelerator.device)  # (B, 3)
-        group_size: Any = self.num_generations if self.model.training else self.num_generations_eval
-        chosen = chosen_episodes(
-            self.args.distill_on, self.episodes, output["advantages"], group_size, self.accelerator
-        )  # (E + 1,)
+        chosen = self._chosen_episodes(output["advantages"])  # (E + 1,)
         if self._plays_text:  # from E rows to all B; masked rows may follow them
             output = self._batch_of_rows(output, rows)
         # a coefficient that has come down to 0 stays there; one that warms up is needed before it is used
@@ -364,8 +361,7 @@ class SDARTrainer(RowsGRPOTrainer):
             mask = taught_tokens(inputs)
             distilled = coef * self._aggregate(gated_loss, mask, inputs)
             if self.gradient_share is not None and self.model.training:
-                weight = inputs.get("loss_weight", 1.0)
-                self.gradient_share.add(weight * loss, weight * distilled)
+                self.gradient_share.add(loss, distilled, inputs.get("loss_weight", 1.0))
             loss = loss + distilled
             found |= {"gaps": gap, "gates": gate}
             means = token_metrics(gated_loss, gap, gate, *outcomes(self.episodes, inputs))

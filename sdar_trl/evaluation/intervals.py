@@ -86,8 +86,8 @@ def over_runs_and_tasks(values: np.ndarray, share: bool = False) -> Estimate:
             Shape (runs, tasks); of each run and task the mean over its tries. With one run, the interval is that of
             [`over_tasks`], and says nothing of other runs.
         share (`bool`, *optional*, defaults to `False`):
-            Whether values lie in [0, 1]. So do then the interval's ends; and where all are 0, or all 1, the interval is
-            Wilson's of one try each.
+            Whether values lie in [0, 1]. So do then the interval's ends, and where all are 0, or all 1, it is Wilson's
+            of one try each.
 
     Returns:
         [`Estimate`]: the mean, and its interval.
