@@ -71,7 +71,7 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
         return episodes
 
     def _chosen_episodes(self, advantages: torch.Tensor) -> torch.Tensor:
-        """Which of this process's episodes have a teacher, by their advantages, shape (E,); see [`chosen_episodes`]."""
+        """Which of this process's episodes have a teacher, by their advantages, shape (E,)."""
         group_size: Any = self.num_generations if self.model.training else self.num_generations_eval
         args: Any = self.args
         return chosen_episodes(args.distill_on, self.episodes, advantages, group_size, self.accelerator)

@@ -34,8 +34,7 @@ class GradientShare(TrainerCallback):
         self._sums: torch.Tensor | None = None
 
     def add(self, policy: torch.Tensor, distillation: torch.Tensor, weight: Any = 1.0) -> None:
-        """Take in the two losses of a micro-batch, scalars with their coefficients, and its weight, before its backward
-        pass."""
+        """Take in the two losses of a micro-batch before its backward pass: scalars, and what weighs both."""
         parameters = [parameter for parameter in self.trainer.model.parameters() if parameter.requires_grad]
         found = []
         for loss in (policy, distillation):
