@@ -5,8 +5,8 @@ When it pays to read a prompt once for all the rows that share it, without gradi
 
 A group's rows, ragged completions behind one prompt, go through a model's layers in both ways in turn: each row as a
 whole, and the prompt once with its cache repeated. `sdar_trl.scoring` chooses by an estimate of what they cost
-(`Part.cost`). The table has that beside the time, both as ratios, shared over not; time is the median over rounds, on a
-CPU the processor's, of one thread.
+(`Part.cost`). The table has that beside the time, both as ratios, shared over not; time is the median over rounds, on
+a CPU the processor's, of one thread.
 """
 
 import argparse
