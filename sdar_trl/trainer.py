@@ -48,6 +48,7 @@ from .losses import Gate
 from .metrics import add_episodes, add_token_means, add_values
 from .models import base_model, is_sharded
 from .policies import policy_path
+from .progress import use_step_lines
 from .rollout import Rollout, environment_kinds, return_reward
 from .rows import Row, episode_rows, record_tokens, row_turns, sampled_tokens
 from .skills import SkillLibrary
@@ -236,13 +237,9 @@ class SDARTrainer(RowsGRPOTrainer):
             self._tokenizer.pad_token_id,
             self._border,
         )
-        self.distillation = Distillation(
-            args,
-            gate,
-            base_model(self.model),
-            sharded=is_sharded(self),
-        )
+        self.distillation = Distillation(args, gate, base_model(self.model), sharded=is_sharded(self))
         self.needs_hidden_states = self.distillation.divergence.needs_hidden_states
+        use_step_lines(self)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.policy_coef == 0 and self.args.sdar_coef == 0:
