@@ -132,6 +132,8 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
         if trainer.state.log_history:
             plot_training(trainer.state.log_history, output_dir / "training.png")
         print("\n".join([*world.notes(), f"{seconds:.0f} seconds. Written to {output_dir}."]))
+        if (output_dir / "episodes").exists():
+            print(f"Its episodes, to look at: python -m sdar_trl.view {output_dir}")
 
 
 def write_results(output_dir: Path, panels: dict[str, list[Record]], **run: Any) -> None:

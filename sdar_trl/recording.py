@@ -157,7 +157,9 @@ class RunFiles(TrainerCallback):
             )
         path = Path(args.output_dir) / "episodes" / f"step_{state.global_step:06}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(kept))
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(kept))
+        partial.replace(path)  # whoever looks meanwhile finds whole files
 
     def _write_metrics(self, args: TrainingArguments, entries: list[Mapping[str, Any]], mode: str) -> None:
         path = Path(str(args.output_dir)) / METRICS
