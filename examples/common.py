@@ -130,7 +130,7 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
         if any(count for count, _ in trainer.teacher_context.retriever.totals().values()):
             print(trainer.teacher_context.table())
         if trainer.state.log_history:
-            plot_training(trainer.state.log_history, output_dir / "training.png")
+            plot_training(output_dir, output_dir / "training.png")
         print("\n".join([*world.notes(), f"{seconds:.0f} seconds. Written to {output_dir}."]))
         if (output_dir / "episodes").exists():
             print(f"Its episodes, to look at: python -m sdar_trl.view {output_dir}")
