@@ -86,7 +86,7 @@ class StepLines(ProgressCallback):
             self._write(self._step_line(state, logs))
         elif "train_runtime" in logs:
             done = state.global_step - self.first
-            self._write(f"{done} steps in {duration(logs['train_runtime'])}")
+            self._write(f"{done} step{'s' if done != 1 else ''} in {duration(logs['train_runtime'])}")
         elif any(name.startswith("eval_") for name in logs):
             metrics = {name.removeprefix("eval_"): value for name, value in logs.items()}
             self._write(f"evaluation at step {state.global_step}  {columns_text(metrics)}".rstrip())
