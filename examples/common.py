@@ -11,7 +11,6 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait leave their core to others
 
 import torch
-from transformers import TrainerCallback, TrainerState
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from sdar_trl import SDARConfig, SDARTrainer, SkillLibrary
@@ -78,28 +77,6 @@ def parse(
     return script_args, world, training_args, model_args
 
 
-class TimeLeft(TrainerCallback):
-    """
-    Prints how long is left, after each step that is logged.
-
-    Args:
-        seconds_after (`float`):
-            What comes after training takes so long.
-    """
-
-    def __init__(self, seconds_after: float):
-        self.seconds_after = seconds_after
-
-    def on_train_begin(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
-        self.start, self.first = time.perf_counter(), state.global_step
-
-    def on_step_end(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
-        if state.is_world_process_zero and state.global_step % state.logging_steps == 0:
-            step = (time.perf_counter() - self.start) / (state.global_step - self.first)
-            left = step * (state.max_steps - state.global_step) + self.seconds_after
-            print(f"Step {state.global_step} of {state.max_steps}, about {left / 60:.1f} minutes left.", flush=True)
-
-
 def train(world_class: type[World], demo: dict[str, Any]) -> None:
     """
     Train on a world, and evaluate before and after.
@@ -139,7 +116,6 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
             print(results_table(results), task_type_table(results), sep="\n\n", flush=True)
 
     play_panel("before")
-    trainer.add_callback(TimeLeft(time.perf_counter() - start))
     if training_args.method != "skill_prompt":  # which trains nothing
         trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
         play_panel("after")
@@ -154,8 +130,10 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
         if any(count for count, _ in trainer.teacher_context.retriever.totals().values()):
             print(trainer.teacher_context.table())
         if trainer.state.log_history:
-            plot_training(trainer.state.log_history, output_dir / "training.png")
+            plot_training(output_dir, output_dir / "training.png")
         print("\n".join([*world.notes(), f"{seconds:.0f} seconds. Written to {output_dir}."]))
+        if (output_dir / "episodes").exists():
+            print(f"Its episodes, to look at: python -m sdar_trl.view {output_dir}")
 
 
 def write_results(output_dir: Path, panels: dict[str, list[Record]], **run: Any) -> None:
