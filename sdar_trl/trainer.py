@@ -43,6 +43,7 @@ from .config import SDARConfig
 from .contexts import SkillContext, TeacherContext, context_texts, skill_context, skill_records
 from .distillation import Distillation, taught_tokens
 from .episodes import Episode, as_messages
+from .factories import environment_kinds, return_reward
 from .generation import trainer_backend
 from .losses import Gate
 from .metrics import add_episodes, add_token_means, add_values, timed
@@ -50,8 +51,9 @@ from .models import base_model, is_sharded
 from .policies import policy_path
 from .progress import use_step_lines
 from .recording import RunFiles
-from .rollout import Rollout, environment_kinds, return_reward
+from .rollout import Rollout
 from .rows import Row, episode_rows, record_tokens, row_turns, sampled_tokens
+from .runs import RunRecord
 from .skills import SkillLibrary
 from .teacher import Teacher
 
@@ -187,7 +189,7 @@ class SDARTrainer(RowsGRPOTrainer):
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             reward_processing_classes=reward_processing_classes,
-            callbacks=callbacks,
+            callbacks=[RunRecord(), *(callbacks or [])],
             optimizers=optimizers,
             quantization_config=quantization_config,
             peft_config=peft_config,
