@@ -42,7 +42,8 @@ class Dynamics:
         series (`dict[str, dict[int, float]]`):
             By metric, the value at each step that was logged. Besides what was logged: `time/update`, what rollout and
             teacher leave of `step_time`; and, at the steps whose episodes were saved, quantiles of the tokens' gaps
-            (`gap/p05` to `gap/p95`) and their means in episodes that were won and not (`gap/won`, `gap/not_won`).
+            (`gap/p05` to `gap/p95`) and their means in episodes that were won and not (`gap/won`, `gap/not_won`), the
+            latter at every step where they were logged.
         evaluations (`list[Evaluation]`, *optional*):
             In the order of their steps.
     """
@@ -73,6 +74,9 @@ class Dynamics:
             for name in ("eval_env/success", "panel/success"):
                 if entry.get(name) is not None:
                     evaluations[step] = Evaluation(step, entry[name])
+        for name, logged in (("gap/won", "sdar/gap_won"), ("gap/not_won", "sdar/gap_lost")):
+            if logged in series:
+                series[name] = dict(series[logged])
         known = [series.get(name, {}) for name in ("time/rollout", "time/teacher")]
         if known[0]:
             series["time/update"] = {
@@ -103,7 +107,7 @@ class Dynamics:
         for path in sorted(folder.glob("episodes/step_*.jsonl")):
             step, gaps = int(path.stem.removeprefix("step_")), _gaps(path)
             for name, part in (("gap/won", gaps[True]), ("gap/not_won", gaps[False])):
-                if part:
+                if part and step not in run.series.get(name, {}):
                     run.series.setdefault(name, {})[step] = float(np.mean(part))
             if gaps[True] + gaps[False]:
                 found = np.quantile(gaps[True] + gaps[False], list(QUANTILES.values()))

@@ -77,6 +77,13 @@ def test_gaps_are_those_of_the_saved_episodes(tmp_path):
     assert [series[f"gap/p{q}"][1] for q in ("05", "50", "95")] == pytest.approx([ordered[i] for i in (5, 50, 95)])
 
 
+def test_gaps_of_won_and_lost_episodes_are_those_that_were_logged_where_they_were(tmp_path):
+    run = write_run(tmp_path / "run", [entry(1, **{"sdar/gap_won": 0.5}), entry(2)])
+    for step in (1, 2):
+        write_episodes(run, step, [(True, [0.25])])
+    assert Dynamics.of_run(run).series["gap/won"] == {1: 0.5, 2: 0.25}
+
+
 def test_without_metrics_the_last_checkpoint_is_read(tmp_path):
     for step in (9, 10):
         folder = tmp_path / f"checkpoint-{step}"
