@@ -25,12 +25,15 @@ class Evaluation:
             Share of episodes that succeeded.
         low (`float`, *optional*), high (`float`, *optional*):
             Its 95% interval, where there is one.
+        around (`bool`, *optional*, defaults to `False`):
+            Whether it was before or after training; those in between may be of other tasks.
     """
 
     step: int
     success: float
     low: float | None = None
     high: float | None = None
+    around: bool = False
 
 
 @dataclass
@@ -141,12 +144,12 @@ def _history(folder: Path) -> list[dict[str, Any]]:
 def _with_panels(run: Dynamics, path: Path) -> list[Evaluation]:
     """The evaluations of a run, with those before and after it that a file of results names."""
     results = json.loads(path.read_text()) if path.exists() else {}
-    evaluations = {evaluation.step: evaluation for evaluation in run.evaluations}
+    around = []
     last = max((step for values in run.series.values() for step in values), default=0)
     for name, step in (("before", 0), ("after", last)):
         if isinstance(found := results.get(name), dict) and "success" in found:
-            evaluations[step] = Evaluation(step, found["success"], found.get("ci_low"), found.get("ci_high"))
-    return [evaluations[step] for step in sorted(evaluations)]
+            around.append(Evaluation(step, found["success"], found.get("ci_low"), found.get("ci_high"), around=True))
+    return sorted([*around, *run.evaluations], key=lambda evaluation: evaluation.step)
 
 
 def _gaps(path: Path) -> dict[bool, list[float]]:
@@ -177,8 +180,9 @@ def write_csv(runs: Mapping[str, Sequence[Dynamics]], path: str | Path) -> None:
                 for step, value in values.items():
                     steps.setdefault(step, {})[metric] = value
             for found in run.evaluations:
-                names = {"success": found.success, "ci_low": found.low, "ci_high": found.high}
-                steps.setdefault(found.step, {}).update({f"evaluation/{key}": value for key, value in names.items()})
+                kind = "before_after" if found.around else "evaluation"
+                told = {"success": found.success, "ci_low": found.low, "ci_high": found.high}
+                steps.setdefault(found.step, {}).update({f"{kind}/{name}": value for name, value in told.items()})
             rows += [{"run": name, "number": number, "step": step, **steps[step]} for step in sorted(steps)]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     with Path(path).open("w", newline="") as file:
