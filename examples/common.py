@@ -11,7 +11,6 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait leave their core to others
 
 import torch
-from transformers import TrainerCallback, TrainerState
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from sdar_trl import SDARConfig, SDARTrainer, SkillLibrary
@@ -31,6 +30,19 @@ from sdar_trl.evaluation import (
 from sdar_trl.plot import plot_training
 from sdar_trl.policies import policy_limits, policy_path
 from sdar_trl.runs import note_run, provenance
+
+
+# Defaults where nothing else is given, of all scripts: for the embedded policies on two CPU cores.
+EMBEDDED: dict[str, Any] = {
+    "num_generations": 8,
+    "learning_rate": 3e-4,
+    "lr_scheduler_type": "constant",
+    "gradient_checkpointing": False,
+    "bf16": False,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+}
 
 
 @dataclass
@@ -71,8 +83,9 @@ def parse(
         world_class (`type[World]`):
             The world; its fields are arguments too.
         demo (`dict[str, Any]`):
-            Defaults where nothing else is given. In `output_dir`, `{variant}` becomes nothing for the usual run, and
-            e.g. `_grpo` or `_window` for another method or history, so that one run leaves the other's results alone.
+            Defaults where nothing else is given, beside `EMBEDDED`. In `output_dir`, `{variant}` becomes nothing for
+            the usual run, and e.g. `_grpo` or `_window` for another method or history, so that one run leaves the
+            other's results alone.
         args (`list[str]`, *optional*):
             The command line. If `None`, this process's.
 
@@ -86,7 +99,7 @@ def parse(
     limits = {**world_class.limits, **policy_limits(model.model_name_or_path)}
 
     parser = TrlParser((ScriptArguments, world_class, SDARConfig, ModelConfig))  # type: ignore[arg-type]
-    parser.set_defaults_with_config(**{**limits, **demo})
+    parser.set_defaults_with_config(**{**limits, **EMBEDDED, **demo})
     script_args, world, training_args, model_args = parser.parse_args_and_config(args)
     usual = {"sdar", "growing"}
     variant = "".join(f"_{name}" for name in (training_args.method, training_args.history) if name not in usual)
@@ -97,28 +110,6 @@ def parse(
         "dtype": model_args.dtype,
     }
     return script_args, world, training_args, model_args
-
-
-class TimeLeft(TrainerCallback):
-    """
-    Prints how long is left, after each step that is logged.
-
-    Args:
-        seconds_after (`float`):
-            What comes after training takes so long.
-    """
-
-    def __init__(self, seconds_after: float):
-        self.seconds_after = seconds_after
-
-    def on_train_begin(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
-        self.start, self.first = time.perf_counter(), state.global_step
-
-    def on_step_end(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
-        if state.is_world_process_zero and state.global_step % state.logging_steps == 0:
-            step = (time.perf_counter() - self.start) / (state.global_step - self.first)
-            left = step * (state.max_steps - state.global_step) + self.seconds_after
-            print(f"Step {state.global_step} of {state.max_steps}, about {left / 60:.1f} minutes left.", flush=True)
 
 
 def train(world_class: type[World], demo: dict[str, Any]) -> None:
@@ -171,7 +162,6 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
             print(results_table(results), task_type_table(results), sep="\n\n", flush=True)
 
     play_panel("before")
-    trainer.add_callback(TimeLeft(time.perf_counter() - start))
     if script_args.curve_every:
         validation = world_panel(world, "validation", script_args.curve_size)
         options: dict[str, Any] = {"every": script_args.curve_every, "temperature": script_args.panel_temperature}
@@ -202,8 +192,10 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
         if any(count for count, _ in trainer.teacher_context.retriever.totals().values()):
             print(trainer.teacher_context.table())
         if trainer.state.log_history:
-            plot_training(trainer.state.log_history, output_dir / "training.png")
+            plot_training(output_dir, output_dir / "training.png")
         print("\n".join([*world.notes(), f"{seconds:.0f} seconds. Written to {output_dir}."]))
+        if (output_dir / "episodes").exists():
+            print(f"Its episodes, to look at: python -m sdar_trl.view {output_dir}")
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:

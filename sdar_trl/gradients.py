@@ -55,3 +55,10 @@ class GradientShare(TrainerCallback):
         metrics = self.trainer._mode_metrics
         metrics["sdar/grad_share"].append((norms[1] / sum(norms).clamp(min=1e-30)).item())
         metrics["sdar/grad_cosine"].append(torch.cosine_similarity(policy, distillation, dim=0, eps=1e-30).item())
+
+
+def watch_gradients(trainer: GRPOTrainer) -> GradientShare:
+    """A trainer's [`GradientShare`], as one of its callbacks."""
+    share = GradientShare(trainer)
+    trainer.add_callback(share)
+    return share

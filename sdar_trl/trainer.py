@@ -45,11 +45,13 @@ from .distillation import Distillation, taught_tokens, token_metrics
 from .episodes import Episode, as_messages
 from .factories import environment_kinds, return_reward
 from .generation import trainer_backend
-from .gradients import GradientShare
+from .gradients import watch_gradients
 from .losses import Gate
-from .metrics import add_episodes, add_token_means, add_values
+from .metrics import add_episodes, add_token_means, add_values, timed
 from .models import base_model, is_sharded
 from .policies import policy_path
+from .progress import use_step_lines
+from .recording import RunFiles
 from .rollout import Rollout
 from .rows import Row, episode_rows, outcomes, record_tokens, row_turns, sampled_tokens
 from .runs import RunRecord
@@ -241,9 +243,9 @@ class SDARTrainer(RowsGRPOTrainer):
         )
         self.distillation = Distillation(args, gate, base_model(self.model), sharded=is_sharded(self))
         self.needs_hidden_states = self.distillation.divergence.needs_hidden_states
-        self.gradient_share = GradientShare(self) if args.log_grad_share else None
-        if self.gradient_share is not None:
-            self.add_callback(self.gradient_share)
+        self.gradient_share = watch_gradients(self) if args.log_grad_share else None
+        use_step_lines(self)
+        self.add_callback(RunFiles(self))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.policy_coef == 0 and self.args.sdar_coef == 0:
@@ -278,7 +280,8 @@ class SDARTrainer(RowsGRPOTrainer):
             output = self._batch_of_rows(output, rows)
         # a coefficient that has come down to 0 stays there; one that warms up is needed before it is used
         if self._scheduled("sdar_coef") > 0 or (self.args.sdar_coef > 0 and self.args.sdar_coef_schedule == "warmup"):
-            output.update(self._teacher_pass(output, rows, chosen))
+            with timed(self._mode_metrics, "time/teacher"):
+                output.update(self._teacher_pass(output, rows, chosen))
             if self.args.signal == "advantage":
                 output["advantages"] = self._token_advantages(output)
         if self._learns_skills and self.model.training:
@@ -297,7 +300,8 @@ class SDARTrainer(RowsGRPOTrainer):
     def _play_episodes(self, prompts: list, trainer: GRPOTrainer) -> dict[str, list]:
         """TRL's `rollout_func`. TRL takes one row a prompt, so of an episode with several it gets the last, until
         `_batch_of_rows` puts in all."""
-        self.episodes = self.rollout.play(self._inputs, self.student_context)
+        with timed(self._mode_metrics, "time/rollout"):
+            self.episodes = self.rollout.play(self._inputs, self.student_context)
         if self._first_rollout:
             checks.check_first_rollout(self.episodes)
             self._first_rollout = False
@@ -363,7 +367,7 @@ class SDARTrainer(RowsGRPOTrainer):
             if self.gradient_share is not None and self.model.training:
                 self.gradient_share.add(loss, distilled, inputs.get("loss_weight", 1.0))
             loss = loss + distilled
-            found |= {"gaps": gap, "gates": gate}
+            found |= {"gaps": gap, "gates": gate, "losses": gated_loss}
             means = token_metrics(gated_loss, gap, gate, *outcomes(self.episodes, inputs))
             self._log_tokens(means, mask, {"sdar/coef": coef, "sdar/gate_beta": gate_beta})
         record_tokens(self.episodes, inputs, found)  # detached, into the turns of `episodes`
