@@ -213,7 +213,7 @@ def teacher_pass(args: argparse.Namespace) -> dict[str, float]:
             trainer.args.lean_forward = name == "teacher"
             start = clock()
             if name == "teacher":
-                trainer._teacher_pass(output, rows, torch.ones(len(trainer.episodes) + 1))
+                trainer._teacher_pass(output, rows, output["advantages"].new_ones(len(trainer.episodes) + 1))
             else:
                 trainer._student_logps(output)
             torch.cuda.synchronize() if device == "cuda" else None

@@ -217,7 +217,8 @@ def test_dropout_does_not_reach_the_teacher(make_trainer, make_config):
     trainer = make_trainer(peft_config=LoraConfig(**{**LORA, "lora_dropout": 0.9, "init_lora_weights": False}))
     trainer.model.train()
     output = scored_batch(trainer)
-    again = trainer._teacher_pass(output, [only_row(episode) for episode in trainer.episodes])
+    rows = [only_row(episode) for episode in trainer.episodes]
+    again = trainer._teacher_pass(output, rows, torch.ones(len(rows) + 1))
     assert torch.equal(output["teacher_per_token_logps"], again["teacher_per_token_logps"])
     assert trainer.model.training
 
