@@ -2,13 +2,10 @@
 
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import time
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait take no
 
 import torch
 
-
-ROOT = Path(__file__).parent.parent
-
-
-def provenance() -> dict[str, Any]:
-    """Machine, date, commit and versions."""
-    if torch.cuda.is_available():
-        machine = torch.cuda.get_device_name()
-    else:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        machine = f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, no GPU"
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    packages = {name: version(name) for name in ("torch", "transformers", "trl")}
-    return {"machine": machine, "date": str(date.today()), "commit": commit.stdout.strip(), "versions": packages}
+from sdar_trl.runs import provenance
 
 
 def random_qwen2(

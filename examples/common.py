@@ -11,14 +11,25 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait leave their core to others
 
 import torch
-from transformers import TrainerCallback, TrainerState
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from sdar_trl import SDARConfig, SDARTrainer, SkillLibrary
 from sdar_trl.envs import World
-from sdar_trl.evaluation import Record, evaluate_trainer, results_table, summarize, task_type_table
+from sdar_trl.evaluation import (
+    PanelCallback,
+    Record,
+    curve_results,
+    curve_table,
+    evaluate_trainer,
+    last_and_best,
+    results_table,
+    summarize,
+    task_type_table,
+    world_panel,
+)
 from sdar_trl.plot import plot_training
 from sdar_trl.policies import policy_limits, policy_path
+from sdar_trl.runs import note_run, provenance
 
 
 @dataclass
@@ -30,13 +41,22 @@ class ScriptArguments:
         panel_size (`int`, *optional*, defaults to `128`):
             Held-out tasks on which the policy is evaluated before and after training; 0 for none.
         panel_temperature (`float`, *optional*, defaults to `0.4`):
-            Sampling temperature of the evaluation.
+            Sampling temperature of the evaluations.
+        panel_tries (`int`, *optional*, defaults to `1`):
+            Episodes of each task before and after training.
+        curve_every (`int`, *optional*, defaults to `0`):
+            Steps between evaluations while training; 0 for none.
+        curve_size (`int`, *optional*, defaults to `32`):
+            Validation tasks of these.
         skills (`str`, *optional*):
             Folder of skills the teacher reads. If `None`, the world's own.
     """
 
     panel_size: int = field(default=128, metadata={"help": "Held-out tasks of the evaluations; 0 for none."})
     panel_temperature: float = field(default=0.4, metadata={"help": "Sampling temperature of the evaluations."})
+    panel_tries: int = field(default=1, metadata={"help": "Episodes of each task before and after training."})
+    curve_every: int = field(default=0, metadata={"help": "Steps between evaluations while training; 0 for none."})
+    curve_size: int = field(default=32, metadata={"help": "Validation tasks of the evaluations while training."})
     skills: str | None = field(default=None, metadata={"help": "Folder of skills; the bundled ones if not given."})
 
 
@@ -78,34 +98,12 @@ def parse(
     return script_args, world, training_args, model_args
 
 
-class TimeLeft(TrainerCallback):
-    """
-    Prints how long is left, after each step that is logged.
-
-    Args:
-        seconds_after (`float`):
-            What comes after training takes so long.
-    """
-
-    def __init__(self, seconds_after: float):
-        self.seconds_after = seconds_after
-
-    def on_train_begin(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
-        self.start, self.first = time.perf_counter(), state.global_step
-
-    def on_step_end(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
-        if state.is_world_process_zero and state.global_step % state.logging_steps == 0:
-            step = (time.perf_counter() - self.start) / (state.global_step - self.first)
-            left = step * (state.max_steps - state.global_step) + self.seconds_after
-            print(f"Step {state.global_step} of {state.max_steps}, about {left / 60:.1f} minutes left.", flush=True)
-
-
 def train(world_class: type[World], demo: dict[str, Any]) -> None:
     """
     Train on a world, and evaluate before and after.
 
-    Writes the model, `training.png`, `metrics.json` (the results) and `panel.json` (their episodes, one record each)
-    into `output_dir`.
+    Writes into `output_dir` the model, `training.png`, `run.json`, `metrics.json` (the results), `panel.json` (the
+    tasks), and records of their episodes: `panel_before.jsonl`, `panel_after.jsonl` and the files of `curve/`.
 
     Args:
         world_class (`type[World]`):
@@ -127,19 +125,33 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
         peft_config=get_peft_config(model_args),
     )
     is_main, output_dir = trainer.accelerator.is_main_process, Path(str(training_args.output_dir))
-    tasks = world.dataset("test").select(range(script_args.panel_size))
-    panels: dict[str, list[Record]] = {}
+    about: dict[str, Any] = {"policy": model_args.model_name_or_path, "method": training_args.method}
+    played: dict[str, list[Record]] = {}
+    panel = world_panel(world, "test", script_args.panel_size) if script_args.panel_size else None
+    if is_main and not training_args.resume_from_checkpoint:  # those of another run
+        for path in output_dir.glob("panel_*.jsonl"):
+            path.unlink()
 
     def play_panel(name: str) -> None:
-        if not script_args.panel_size:
+        if panel is None:
             return
-        panels[name] = evaluate_trainer(trainer, tasks, temperature=script_args.panel_temperature)
+        played[name] = evaluate_trainer(
+            trainer,
+            panel.tasks(world.dataset("test")),
+            tries=script_args.panel_tries,
+            temperature=script_args.panel_temperature,
+            path=output_dir / f"panel_{name}.jsonl",
+            about={**about, "panel": panel.about(), "step": trainer.state.global_step},
+        )
         if is_main:
-            results = {name: summarize(panel) for name, panel in panels.items()}
+            results = {name: summarize(records) for name, records in played.items()}
             print(results_table(results), task_type_table(results), sep="\n\n", flush=True)
 
     play_panel("before")
-    trainer.add_callback(TimeLeft(time.perf_counter() - start))
+    if script_args.curve_every:
+        validation = world_panel(world, "validation", script_args.curve_size)
+        options: dict[str, Any] = {"every": script_args.curve_every, "temperature": script_args.panel_temperature}
+        trainer.add_callback(PanelCallback(trainer, validation, world.dataset("validation"), **options))
     if training_args.method != "skill_prompt":  # which trains nothing
         trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
         play_panel("after")
@@ -147,31 +159,34 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
         if training_args.push_to_hub:
             trainer.push_to_hub(dataset_name=world.name)
     if is_main:
-        if panels:
-            print(task_type_table({name: summarize(panel) for name, panel in panels.items()}))
+        results = {name: summarize(records).to_dict() for name, records in played.items()}
+        curve = curve_results(output_dir) if script_args.curve_every else {}
+        if curve:
+            print(curve_table(curve))
+            results["curve"] = last_and_best(curve)
+        if played:
+            print(task_type_table({name: summarize(records) for name, records in played.items()}))
         seconds = time.perf_counter() - start
-        write_results(output_dir, panels, processes=trainer.accelerator.num_processes, seconds=seconds)
+        write_json(
+            output_dir / "metrics.json",
+            {**results, "processes": trainer.accelerator.num_processes, "seconds": seconds},
+        )
+        note_run(output_dir, world=world.name, method=training_args.method, **provenance())
+        if panel is not None:
+            panel.save(output_dir / "panel.json")
+            note_run(output_dir, panels={"test": panel.about()})
+        if script_args.curve_every:
+            note_run(output_dir, panels={"curve": validation.about()})
         if any(count for count, _ in trainer.teacher_context.retriever.totals().values()):
             print(trainer.teacher_context.table())
         if trainer.state.log_history:
-            plot_training(trainer.state.log_history, output_dir / "training.png")
+            plot_training(output_dir, output_dir / "training.png")
         print("\n".join([*world.notes(), f"{seconds:.0f} seconds. Written to {output_dir}."]))
+        if (output_dir / "episodes").exists():
+            print(f"Its episodes, to look at: python -m sdar_trl.view {output_dir}")
 
 
-def write_results(output_dir: Path, panels: dict[str, list[Record]], **run: Any) -> None:
-    """
-    Write `metrics.json` and `panel.json`.
-
-    Args:
-        output_dir (`Path`):
-            The folder; made if it is not there.
-        panels (`dict[str, list[Record]]`):
-            The records of each panel that was played, by its name.
-        **run:
-            What else `metrics.json` holds.
-    """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    results = {name: summarize(records).to_dict() for name, records in panels.items()}
-    episodes = {name: [record.to_dict() for record in records] for name, records in panels.items()}
-    (output_dir / "metrics.json").write_text(json.dumps({**results, **run}, indent=2) + "\n")
-    (output_dir / "panel.json").write_text(json.dumps(episodes, indent=2) + "\n")
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write data into a file, whose folder is made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=2) + "\n")

@@ -15,6 +15,11 @@ On the official WebShop files (the folder that holds `items_shuffle_1000.json` o
     python examples/evaluate.py --env webshop --model_name_or_path outputs/webshop_qwen2.5_3b --data_dir WebShop/data \
         --history window
 
+Four tries of each task of a run's own panel, for pass@k; when it was stopped, the same command goes on:
+
+    python examples/evaluate.py --model_name_or_path outputs/demo --panel outputs/demo/panel.json --tries 4 \
+        --records outputs/demo/evaluation
+
 Each world has arguments of its own: `--env NAME --help` shows them.
 """
 
@@ -30,8 +35,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 from sdar_trl import SkillLibrary
 from sdar_trl.envs import World, world_class
 from sdar_trl.envs.worlds import WORLDS
-from sdar_trl.evaluation import evaluate, policy_rollout, results_table, summarize
+from sdar_trl.evaluation import (
+    Panel,
+    evaluate,
+    measures_table,
+    policy_rollout,
+    results_table,
+    summarize,
+    weights_hash,
+    world_panel,
+)
 from sdar_trl.policies import policy_limits, policy_path
+from sdar_trl.runs import provenance
 
 
 @dataclass
@@ -47,8 +62,12 @@ class ScriptArguments:
             "choices": ["without", "with", "both"],
         },
     )
-    split: str = field(default="test", metadata={"help": "Split the panel is the beginning of."})
+    split: str = field(default="test", metadata={"help": "Split the panel is drawn from."})
     panel_size: int = field(default=128, metadata={"help": "Number of tasks."})
+    panel: str | None = field(
+        default=None, metadata={"help": "File of a panel, such as a run's panel.json, in place of one that is drawn."}
+    )
+    tries: int = field(default=1, metadata={"help": "Episodes of each task."})
     temperature: float = field(default=0.4, metadata={"help": "Sampling temperature; 0 is greedy."})
     max_turns: int | None = field(
         default=None, metadata={"help": "Most turns of an episode; the policy's or the world's own if not given."}
@@ -70,7 +89,13 @@ class ScriptArguments:
     history_window: int = field(default=2, metadata={"help": "With history='window': number of past turns in it."})
     batch_size: int = field(default=64, metadata={"help": "Episodes played at once."})
     seed: int = field(default=0, metadata={"help": "Seed of the sampling."})
-    json: str | None = field(default=None, metadata={"help": "File to write results and episodes to."})
+    json: str | None = field(default=None, metadata={"help": "File to write results and records to."})
+    records: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for the records, written as they come: an evaluation that was stopped goes on from it."
+        },
+    )
 
 
 def parse() -> tuple[ScriptArguments, World]:
@@ -102,17 +127,33 @@ def main() -> None:
         history_window=args.history_window,
         **limits,
     )
-    panel = world.dataset(args.split).select(range(args.panel_size))
+    panel = Panel.load(args.panel) if args.panel else world_panel(world, args.split, args.panel_size)
+    tasks = panel.tasks(world.dataset(args.split))
+    about: dict[str, Any] = {"policy": args.model_name_or_path, "weights": weights_hash(model)}
+    about |= {"panel": panel.about(), "temperature": args.temperature, **limits}
     results, records = {}, {}
     for name in ("without", "with") if args.skills == "both" else (args.skills,):
         skills: SkillLibrary | None = world.skills() if name == "with" else None
-        played = evaluate(rollout, panel, skills=skills, batch_size=args.batch_size, seed=args.seed)
+        played = evaluate(
+            rollout,
+            tasks,
+            tries=args.tries,
+            skills=skills,
+            batch_size=args.batch_size,
+            seed=args.seed,
+            path=Path(args.records) / f"{name}_skills.jsonl" if args.records else None,
+            about={**about, "skills": name, "history": args.history, "history_window": args.history_window},
+        )
         results[f"{name} skills"] = summarize(played)
         records[f"{name} skills"] = [record.to_dict() for record in played]
-    print("\n".join([results_table(results), *world.notes()]))
+    print(results_table(results))
+    for name, result in results.items():
+        print(f"\n{name}\n{measures_table(result)}")
+    print("\n".join(world.notes()))
     if args.json:
         written: dict[str, Any] = {name: result.to_dict() for name, result in results.items()}
-        Path(args.json).write_text(json.dumps({**written, "records": records}, indent=2) + "\n")
+        run = {**provenance(), **about, "seed": args.seed}
+        Path(args.json).write_text(json.dumps({**written, "run": run, "records": records}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ DEMO: dict[str, Any] = {
     "bf16": False,
     "logging_steps": 1,
     "save_strategy": "no",
+    "save_episodes_every": 7,
     "report_to": "none",
 }
 

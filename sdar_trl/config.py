@@ -129,6 +129,9 @@ class SDARConfig(GRPOConfig):
             Most tokens of the episodes that one process plays at once with Transformers' `generate`, each counted as
             its prompt and `max_completion_length`. A batch that needs more is played in waves, of one episode at
             least. If `None`, all episodes are played at once.
+        save_episodes_every (`int`, *optional*):
+            After each so many steps, write the episodes of the last rollout into `output_dir/episodes`, one file a
+            step, for `python -m sdar_trl.view`; docs/episodes.md has their format. If `None`, none are written.
     """
 
     max_completion_length: int = field(
@@ -331,6 +334,10 @@ class SDARConfig(GRPOConfig):
             "all episodes are played at once."
         },
     )
+    save_episodes_every: int | None = field(
+        default=None,
+        metadata={"help": "After each so many steps, write the last rollout's episodes into output_dir/episodes."},
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -345,7 +352,7 @@ class SDARConfig(GRPOConfig):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
         counts = ("max_turns", "max_response_length", "history_window", "schedule_steps", "divergence_top_k")
-        for name in (*counts, "skills_top_k", "max_context_tokens", "max_cache_tokens"):
+        for name in (*counts, "skills_top_k", "max_context_tokens", "max_cache_tokens", "save_episodes_every"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         self._check_combinations()

@@ -75,6 +75,9 @@ class Turn:
             What weighed them.
         entropies (`list[float]`, *optional*):
             The policy's entropy (nats) there.
+        losses (`list[float]`, *optional*):
+            What each adds to the self-distillation loss: the gate times the divergence, before the mean and
+            `sdar_coef`.
     """
 
     observation: str
@@ -91,6 +94,7 @@ class Turn:
     gaps: list[float] | None = None
     gates: list[float] | None = None
     entropies: list[float] | None = None
+    losses: list[float] | None = None
 
 
 @dataclass(repr=False)
@@ -115,6 +119,8 @@ class Episode:
             Names of the skills that the teacher, or the policy, reads for this task.
         student_context (`str`, *optional*, defaults to `""`):
             The text of skills that the policy itself read. In SDAR it reads none.
+        teacher_context (`str`, *optional*, defaults to `""`):
+            The text that the teacher read besides, once it has.
         error (`str`, *optional*, defaults to `""`):
             Why there is no return: what the environment raised or answered, or that no reward function scored it.
     """
@@ -127,6 +133,7 @@ class Episode:
     feedback: str = ""
     skills: tuple[str, ...] = ()
     student_context: str = ""
+    teacher_context: str = ""
     error: str = ""
 
     @property

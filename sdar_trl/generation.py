@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from accelerate.utils import gather_object
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
 from .models import base_model, cache_obstacle, is_sharded
+from .sampling import StreamSampling
 
 
 if TYPE_CHECKING:
@@ -34,10 +35,13 @@ ROOM = 128  # columns
 class Backend(Protocol):
     """What samples the responses of a [`~sdar_trl.rollout.Rollout`]."""
 
-    def generate(self, ids: list[list[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
+    def generate(
+        self, ids: list[list[int]], seeds: list[list[int]] | None = None
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
         """
         One response to each row of ids, and their log-probs (nats) if the backend gives them. Also called with no
-        rows, where another process is still playing.
+        rows, where another process is still playing. With seeds (numbers of which each is a part), a row's response
+        follows from its ids and its seed alone, where the backend can do that; others may take the ids only.
         """
         ...
 
@@ -135,7 +139,7 @@ class CachedGenerator:
         self._starts: list[int] = []  # column of each row's first token
 
     @torch.no_grad()
-    def generate(self, ids: list[list[int]]) -> tuple[list[list[int]], None]:
+    def generate(self, ids: list[list[int]], seeds: list[list[int]] | None = None) -> tuple[list[list[int]], None]:
         """One response to each row of ids; no log-probs."""
         config: Any = self.generation_config
         with self.use_model() as model:
@@ -144,10 +148,15 @@ class CachedGenerator:
                 self._read_prompts_once(model, ids)
             cache = self._continued_cache(model, ids) if self.reuse_cache else None
             self.end()  # should `generate` raise, half a cache must not stay
+            width = input_ids.size(1)
+            sampling = StreamSampling(seeds, config, width) if seeds is not None and config.do_sample else None
             output = model.generate(  # type: ignore[operator]
-                input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, generation_config=config
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                past_key_values=cache,
+                generation_config=config,
+                logits_processor=None if sampling is None else LogitsProcessorList([sampling]),
             )
-        width = input_ids.size(1)
         responses = [_until_stop(row, config.eos_token_id) for row in output[:, width:].tolist()]
         if cache is not None:
             self._cache = cache
@@ -296,15 +305,21 @@ class TrainerBackend:
         self.trainer: Any = trainer
         self.cached = cached
 
-    def generate(self, ids: list[list[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
+    def generate(
+        self, ids: list[list[int]], seeds: list[list[int]] | None = None
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
         trainer = self.trainer
         if not ids and not is_sharded(trainer) and not trainer.use_vllm:
             return [], None
         # With sharded weights or an engine, a process whose episodes have ended keeps generating with the others.
         filler = [trainer._tokenizer.eos_token_id]
+        seeds = [[0]] if not ids and seeds is not None else seeds
         ids = ids or [filler]
         if self.cached is not None:
-            return self.cached.generate(ids)
+            return self.cached.generate(ids, seeds)
+        if seeds is not None and not trainer.use_vllm and not trainer.use_transformers_continuous_batching:
+            config = trainer.generation_config
+            return CachedGenerator(lambda: unwrapped_policy(trainer), config, reuse_cache=False).generate(ids, seeds)
         if trainer.use_vllm:  # TRL deals the responses out in equal shares
             ids = ids + [filler] * (max(gather_object([len(ids)])) - len(ids))
         training = trainer.model.training

@@ -1,6 +1,7 @@
 """Means over all processes, added to a trainer's metrics."""
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,16 @@ from .rows import Row
 
 Metrics = defaultdict[str, list[float]]
 """Values by name, as TRL keeps them: it logs each name's plain average since the last log."""
+
+
+@contextmanager
+def timed(metrics: Metrics, name: str) -> Iterator[None]:
+    """Add the seconds that are spent inside on this process, an accelerator's work included."""
+    start = time.perf_counter()
+    yield
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    metrics[name].append(time.perf_counter() - start)
 
 
 def add_values(metrics: Metrics, values: Mapping[str, list[float]]) -> None:

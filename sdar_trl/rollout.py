@@ -4,7 +4,6 @@ A conversation grows by appending token ids. What the policy sampled is never de
 history goes on; only what is new is rendered, and the joint falls on the special token that ends an assistant turn.
 """
 
-import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +37,7 @@ class _Seat:
     new_ids: list[int] = field(default_factory=list)  # those of them that follow the turn before
     messages: list[dict[str, Any]] | None = None  # if all of them were rendered anew
     row_start: int = 0  # where the first response of the present training row begins
+    seed: int = 0  # of its responses, where they have one of their own
 
 
 class Rollout:
@@ -108,7 +108,12 @@ class Rollout:
         self._begun = False
         self._idle: dict[str | None, list[EnvWorker]] = {name: [] for name in self.factories}
 
-    def play(self, tasks: Sequence[Mapping[str, Any]], student_context: StudentContext | None = None) -> list[Episode]:
+    def play(
+        self,
+        tasks: Sequence[Mapping[str, Any]],
+        student_context: StudentContext | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Episode]:
         """
         Play one episode of each task.
 
@@ -117,6 +122,9 @@ class Rollout:
                 Dataset rows with `prompt` (messages) and whatever `reset` takes.
             student_context (`Callable`, *optional*):
                 From the reset episodes to what the policy reads besides each episode's own messages.
+            seeds (`list[int]`, *optional*):
+                A seed of each episode, by which its responses are sampled whatever is played beside it, where the
+                backend can do that. If `None`, they are sampled by torch's random state.
 
         Returns:
             `list[Episode]`: one per task, in order.
@@ -129,6 +137,8 @@ class Rollout:
         seats: list[_Seat] = []
         try:
             seats += [self._seat(dict(task)) for task in tasks]
+            for seat, seed in zip(seats, seeds or (), strict=False):
+                seat.seed = seed
             self._reset(seats)
             playing = _playing(seats)
             if student_context is not None:
@@ -137,7 +147,7 @@ class Rollout:
                     seat.episode.student_context = text
             for seat in playing:
                 self._begin(seat)
-            self._play(_playing(playing))
+            self._play(_playing(playing), seeds is not None)
         except BaseException:
             self._give_back(seats)
             self.close()
@@ -147,7 +157,7 @@ class Rollout:
         self._give_back(seats)
         return [seat.episode for seat in seats]
 
-    def _play(self, waiting: list[_Seat]) -> None:
+    def _play(self, waiting: list[_Seat], seeded: bool) -> None:
         """Turn by turn, until no process has an episode to play."""
         running: list[_Seat] = []
         while self.backend.any_running(len(running) + len(waiting)):
@@ -155,7 +165,9 @@ class Rollout:
                 count = self._wave_size(waiting)
                 running, waiting = waiting[:count], waiting[count:]
             began = time.perf_counter()
-            responses, logprobs = self.backend.generate([seat.ids for seat in running])
+            ids = [seat.ids for seat in running]
+            seeds = [[[seat.seed, len(seat.episode.turns)] for seat in running]] if seeded else []
+            responses, logprobs = self.backend.generate(ids, *seeds)
             seconds = time.perf_counter() - began
             for index, seat in enumerate(running):
                 self._respond(seat, responses[index], logprobs[index] if logprobs is not None else None, seconds)
@@ -331,70 +343,3 @@ class Rollout:
 
 def _playing(seats: list[_Seat]) -> list[_Seat]:
     return [seat for seat in seats if seat.episode.stop_reason is None]
-
-
-# Factories
-
-
-def _made_by(factory: Any) -> type:
-    """The class of what a factory makes; one that does not show it is tried out."""
-    kind = shown_kind(factory)
-    if inspect.isclass(kind):
-        return kind
-    made = factory()
-    if hasattr(made, "close"):
-        close_worker(made)
-    return type(made)
-
-
-def environment_kinds(environment_factory: Any) -> dict[str | None, type]:
-    """
-    What environments a run has.
-
-    Args:
-        environment_factory (`Callable` or `dict[str, Callable]`, *optional*):
-            Makes environments.
-
-    Returns:
-        `dict[str, type]`: their classes by name, a single one's under `None`. Those with a `step` method are played by
-        the text-action loop; the others are TRL's own kind, whose methods are tools.
-
-    Raises:
-        `ValueError`: if there are both kinds, or what is given makes no environments.
-    """
-    if environment_factory is None:
-        return {}
-    check_factories(environment_factory)
-    factories = environment_factory if isinstance(environment_factory, Mapping) else {None: environment_factory}
-    kinds = {name: _made_by(factory) for name, factory in factories.items()}
-    loops = {name: "text" if hasattr(kind, "step") else "tools" for name, kind in kinds.items()}
-    if len(set(loops.values())) > 1:
-        raise ValueError(
-            f"Environments with a `step` method and tool environments cannot be mixed in one run; got {loops}."
-        )
-    return kinds
-
-
-def return_reward(kinds: Mapping[str | None, type], penalty: float) -> Callable[..., list[float | None]]:
-    """
-    The episodes' returns as a reward function.
-
-    Args:
-        kinds (`dict[str, type]`):
-            What [`environment_kinds`] found; a single class gives the function its name, as in TRL.
-        penalty (`float`):
-            Subtracted for every invalid action.
-
-    Returns:
-        `Callable`: the function. It gives `None` where the environment raised, which takes the episode out of its
-        group's baseline.
-    """
-
-    def reward(episode: list[Episode], **_: Any) -> list[float | None]:
-        return [
-            None if one.stop_reason is StopReason.ENV_ERROR else one.episode_return - penalty * one.invalid_actions
-            for one in episode
-        ]
-
-    reward.__name__ = kinds[None].__name__ if None in kinds else "environment_reward"
-    return reward

@@ -264,14 +264,15 @@ def record_tokens(episodes: Sequence[Episode], batch: Mapping[str, Any], found: 
         batch (`dict[str, Any]`):
             Some of their rows, by `row_turns`.
         found (`dict[str, torch.Tensor]`):
-            By the names of fields of [`Turn`], shape (B, T). Gaps and gates only count where there is a teacher.
+            By the names of fields of [`Turn`], shape (B, T). Gaps, gates and losses only count where there is a
+            teacher.
     """
     if not episodes or "row_turns" not in batch:
         return
     columns = {name: values.detach().float().tolist() for name, values in found.items()}
     taught = batch["teacher_mask"][:, 0].tolist() if "gaps" in found else []
     for position, (episode, first, count) in enumerate(batch["row_turns"].tolist()):
-        known = [name for name in columns if name not in ("gaps", "gates") or taught[position]]
+        known = [name for name in columns if name not in ("gaps", "gates", "losses") or taught[position]]
         end = 0
         for number in range(first, first + count if episode >= 0 else first):
             turn = episodes[episode].turns[number]

@@ -23,7 +23,7 @@ from .models import base_model, cache_obstacle, is_sharded, learns_prompt
 
 
 PART_ROWS = 8  # that go through at once: enough to keep a machine busy, few enough to be of like length
-SHARED_COST = 0.9  # sharing prompts must leave at most this part of the tokens: two forwards are dearer than one
+SHARED_COST = 0.95  # prompts are shared if that costs at most this part: two forwards are a little dearer than one
 
 
 @dataclass
@@ -73,11 +73,15 @@ class Part:
     sampled: torch.Tensor
     shared: int = 0
 
-    @property
-    def tokens(self) -> int:
-        """Tokens that go through the model, padding included."""
+    def cost(self, hidden_size: int) -> float:
+        """
+        What a forward costs, in tokens that attend to nothing: those take 24 H^2 operations a layer, and a pair of
+        tokens in attention 4 H. Causal attention skips half of the pairs, but not where it reads a cache.
+        """
         rows, width = self.input_ids.shape
-        return self.shared + rows * (width - self.shared)
+        own = width - self.shared
+        pairs = self.shared**2 / 2 + rows * own * width if self.shared else rows * width**2 / 2
+        return self.shared + rows * own + pairs / (6 * hidden_size)
 
     def hidden_states(self, forward: Callable, **kwargs: Any) -> torch.Tensor:
         """Hidden states from which the sampled tokens are predicted, shape (N, H)."""
@@ -93,7 +97,11 @@ class Part:
 
 
 def split_rows(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor, sampled: torch.Tensor, size: int, share: bool
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    sampled: torch.Tensor,
+    size: int,
+    hidden_size: int | None = None,
 ) -> list[Part]:
     """
     A batch in parts.
@@ -107,8 +115,9 @@ def split_rows(
             True where a token was sampled, shape (B, T).
         size (`int`):
             Most rows of a part.
-        share (`bool`):
-            Whether prompts may be shared. If not, the number of parts depends on the number of rows alone.
+        hidden_size (`int`, *optional*):
+            The model's, if prompts may be shared: they are, where that is cheaper. If `None`, the number of parts
+            depends on the number of rows alone.
 
     Returns:
         `list[Part]`: the parts, which have each row once.
@@ -126,7 +135,7 @@ def split_rows(
         return Part(rows, ids, mask.to(attention_mask), chosen & mask, shared)
 
     parts = [part(rows) for rows in by_length.split(size)]
-    if not share:
+    if hidden_size is None:
         return parts
     prompts: dict[bytes, list[int]] = {}
     prompt_ids = input_ids.masked_fill(~present, -1)[:, : -sampled.size(1)].cpu().numpy()
@@ -139,8 +148,8 @@ def split_rows(
         for group in prompts.values()
         for rows in torch.tensor(group, device=input_ids.device).split(size)
     ]
-    cheaper = sum(part.tokens for part in sharing) < SHARED_COST * sum(part.tokens for part in parts)
-    return sharing if cheaper else parts
+    shared, whole = (sum(part.cost(hidden_size) for part in some) for some in (sharing, parts))
+    return sharing if shared < SHARED_COST * whole else parts
 
 
 @contextmanager
@@ -265,7 +274,8 @@ class ScoringGRPOTrainer(LoopsGRPOTrainer):
     ) -> Scored:
         size = len(input_ids) if compute_aux_loss else min(batch_size or PART_ROWS, PART_ROWS)
         share = not (torch.is_grad_enabled() or is_sharded(self) or compute_aux_loss or cache_obstacle(base))
-        parts = split_rows(input_ids, attention_mask, sampled, size, share)
+        hidden_size = base.config.get_text_config().hidden_size if share else None
+        parts = split_rows(input_ids, attention_mask, sampled, size, hidden_size)
         labels = torch.cat([part.input_ids[part.sampled] for part in parts])
         with self.accelerator.autocast(), backbone_in_parts(base.base_model, parts) as states:
             output = model(

@@ -86,9 +86,10 @@ class Teacher:
         Raises:
             `ValueError`: if a row does not fit and `overflow` is `"error"`.
         """
-        texts = dict(zip(map(id, episodes), context_texts(self.context, episodes, self.border), strict=True))
-        # a student that read the skills itself has no teacher
-        contexts = ["" if row.episode.student_context else texts[id(row.episode)] for row in rows]
+        for episode, text in zip(episodes, context_texts(self.context, episodes, self.border), strict=True):
+            # a student that read the skills itself has no teacher
+            episode.teacher_context = "" if episode.student_context else text
+        contexts = [row.episode.teacher_context for row in rows]
         # all of them, also those that are not read: TRL's loop knows by its place which tools a prompt has
         with_context = [self.in_prompt(row.messages, text) for row, text in zip(rows, contexts, strict=True)]
         rendered = self.render(with_context) if any(contexts) else [[]] * len(rows)

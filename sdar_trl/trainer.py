@@ -43,13 +43,17 @@ from .config import SDARConfig
 from .contexts import SkillContext, TeacherContext, context_texts, skill_context, skill_records
 from .distillation import Distillation, taught_tokens
 from .episodes import Episode, as_messages
+from .factories import environment_kinds, return_reward
 from .generation import trainer_backend
 from .losses import Gate
-from .metrics import add_episodes, add_token_means, add_values
+from .metrics import add_episodes, add_token_means, add_values, timed
 from .models import base_model, is_sharded
 from .policies import policy_path
-from .rollout import Rollout, environment_kinds, return_reward
+from .progress import use_step_lines
+from .recording import RunFiles
+from .rollout import Rollout
 from .rows import Row, episode_rows, record_tokens, row_turns, sampled_tokens
+from .runs import RunRecord
 from .skills import SkillLibrary
 from .teacher import Teacher
 
@@ -185,7 +189,7 @@ class SDARTrainer(RowsGRPOTrainer):
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             reward_processing_classes=reward_processing_classes,
-            callbacks=callbacks,
+            callbacks=[RunRecord(), *(callbacks or [])],
             optimizers=optimizers,
             quantization_config=quantization_config,
             peft_config=peft_config,
@@ -236,13 +240,10 @@ class SDARTrainer(RowsGRPOTrainer):
             self._tokenizer.pad_token_id,
             self._border,
         )
-        self.distillation = Distillation(
-            args,
-            gate,
-            base_model(self.model),
-            sharded=is_sharded(self),
-        )
+        self.distillation = Distillation(args, gate, base_model(self.model), sharded=is_sharded(self))
         self.needs_hidden_states = self.distillation.divergence.needs_hidden_states
+        use_step_lines(self)
+        self.add_callback(RunFiles(self))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.policy_coef == 0 and self.args.sdar_coef == 0:
@@ -276,7 +277,8 @@ class SDARTrainer(RowsGRPOTrainer):
             output = self._batch_of_rows(output, rows)
         # a coefficient that has come down to 0 stays there; one that warms up is needed before it is used
         if self._scheduled("sdar_coef") > 0 or (self.args.sdar_coef > 0 and self.args.sdar_coef_schedule == "warmup"):
-            output.update(self._teacher_pass(output, rows))
+            with timed(self._mode_metrics, "time/teacher"):
+                output.update(self._teacher_pass(output, rows))
             if self.args.signal == "advantage":
                 output["advantages"] = self._token_advantages(output)
         if self._learns_skills and self.model.training:
@@ -295,7 +297,8 @@ class SDARTrainer(RowsGRPOTrainer):
     def _play_episodes(self, prompts: list, trainer: GRPOTrainer) -> dict[str, list]:
         """TRL's `rollout_func`. TRL takes one row a prompt, so of an episode with several it gets the last, until
         `_batch_of_rows` puts in all."""
-        self.episodes = self.rollout.play(self._inputs, self.student_context)
+        with timed(self._mode_metrics, "time/rollout"):
+            self.episodes = self.rollout.play(self._inputs, self.student_context)
         if self._first_rollout:
             checks.check_first_rollout(self.episodes)
             self._first_rollout = False
@@ -356,7 +359,7 @@ class SDARTrainer(RowsGRPOTrainer):
             )
             mask = taught_tokens(inputs)
             loss = loss + coef * self._aggregate(gated_loss, mask, inputs)
-            found |= {"gaps": gap, "gates": gate}
+            found |= {"gaps": gap, "gates": gate, "losses": gated_loss}
             means = {
                 "sdar/loss": gated_loss.detach(),
                 "sdar/gate_mean": gate,

@@ -20,7 +20,8 @@ PACKAGE = ROOT / "sdar_trl"
 FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 HEAVY = {"torch", "accelerate", "transformers", "trl"}
 # where TRL's trainer is subclassed or handed on
-TRAINER_FILES = ["trainer.py", "batching.py", "loops.py", "checkpointing.py", "generation.py", "evaluation/play.py"]
+TRAINER_FILES = ["trainer.py", "batching.py", "loops.py", "checkpointing.py", "generation.py", "recording.py"]
+TRAINER_FILES += ["evaluation/play.py"]
 
 PUBLIC = [
     "Episode",

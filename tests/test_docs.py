@@ -75,3 +75,26 @@ def test_links_between_pages_lead_somewhere():
     for page in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def documented_metrics():
+    """Names of the page on metrics, as patterns: what is in angle brackets may be anything."""
+    cells = re.findall(r"^\| (`.*?`) \|", (DOCS / "metrics.md").read_text(), re.MULTILINE)
+    names = [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+    assert len(names) == len(set(names))
+    return {name: re.compile(re.sub(r"<.*?>", ".+", name)) for name in names}
+
+
+def test_the_metrics_page_names_all_that_is_logged_and_nothing_else(make_trainer, make_config):
+    config = make_config(max_steps=1, beta=0.01, sdar_coef=0.1, retriever="ucb")
+    trainer = make_trainer(config)
+    trainer.train()
+    patterns, logged = documented_metrics(), set(trainer.state.log_history[0]) - {"step", "epoch"}
+    del patterns["env/<name>"]  # of which this environment reports none
+    assert {name for name in logged if not any(p.fullmatch(name) for p in patterns.values())} == set()
+    elsewhere = ("sampling/", "tools/")  # vLLM, tools
+    assert {name for name, p in patterns.items() if not any(map(p.fullmatch, logged))} == {
+        name for name in patterns if name.startswith(elsewhere)
+    }
+    page = (DOCS / "metrics.md").read_text()
+    assert all(f"`{name}`" in page for name in set(trainer.state.log_history[-1]) - {"step"})

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdar_trl.envs import load_world, world_class
 from sdar_trl.envs.worlds import WORLDS
+from sdar_trl.evaluation import Panel, curve_results, read_records, world_panel
 from sdar_trl.policies import TINY_POLICY, policy_limits
 
 
@@ -51,18 +52,29 @@ def test_the_demo_script_trains_evaluates_and_writes_its_results(tmp_path):
     output = run(
         *("accelerate", "launch", "--config_file", "examples/accelerate_configs/single.yaml"),
         *("examples/train_webshop.py", "--output_dir", str(tmp_path), "--max_steps", "2", "--panel_size", "16"),
-        *("--per_device_train_batch_size", "16"),
+        *("--per_device_train_batch_size", "16", "--curve_every", "1", "--curve_size", "4"),
     )
     # when it is known, and beside what came after
     assert len(re.findall(r"before +\d", output)) == 2 and re.search(r"task type +before +after", output)
     assert len(re.findall(r"after +\d", output)) == 1
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    panels = json.loads((tmp_path / "panel.json").read_text())
+    panel = Panel.load(tmp_path / "panel.json")
+    assert panel == world_panel(load_world("webshop"), "test", 16)
     for name in ("before", "after"):
+        about, records = read_records(tmp_path / f"panel_{name}.jsonl")
+        assert about["panel"] == panel.about() and about["step"] == (0 if name == "before" else 2)
         assert set(metrics[name]) >= {"success", "score", "ci_low", "ci_high", "n"}
         assert metrics[name]["n"] == 16 and metrics[name]["ci_low"] <= metrics[name]["success"]
-        assert [record["task_id"] for record in panels[name]] == [f"webshop/test/{number}" for number in range(16)]
-        assert sum(record["success"] for record in panels[name]) / 16 == metrics[name]["success"]
+        assert [record.task_id for record in records] == list(panel.task_ids)
+        assert sum(record.success for record in records) / 16 == metrics[name]["success"]
+    assert set(curve_results(tmp_path)) == {0, 1, 2} and metrics["curve"]["last_step"]["step"] == 2
+    assert "last step" in output and "best step" in output
+    found = json.loads((tmp_path / "run.json").read_text())
+    assert found["panels"] == {
+        "test": panel.about(),
+        "curve": world_panel(load_world("webshop"), "validation", 4).about(),
+    }
+    assert found["world"] == "webshop" and found["finished"] and found["steps"] == 2
     assert metrics["seconds"] > 0
     assert (tmp_path / "training.png").stat().st_size > 10_000
     AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -88,20 +100,25 @@ def test_skill_prompting_trains_nothing_and_leaves_its_panel(tmp_path):
         *(sys.executable, "examples/train_webshop.py", "--method", "skill_prompt", "--output_dir", str(tmp_path)),
         *("--panel_size", "4"),
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "panel.json"]
-    assert len(json.loads((tmp_path / "panel.json").read_text())["before"]) == 4
+    written = ["metrics.json", "panel.json", "panel_before.jsonl", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == written
+    assert len(read_records(tmp_path / "panel_before.jsonl")[1]) == 4
 
 
 def test_a_checkpoint_is_evaluated_with_and_without_skills(tmp_path):
     output = run(
-        *(sys.executable, "examples/evaluate.py", "--panel_size", "8", "--skills", "both"),
-        *("--json", str(tmp_path / "results.json")),
+        *(sys.executable, "examples/evaluate.py", "--panel_size", "8", "--skills", "both", "--tries", "2"),
+        *("--json", str(tmp_path / "results.json"), "--records", str(tmp_path / "records")),
     )
-    assert "without skills" in output
+    assert "without skills" in output and "pass@2" in output and re.search(r"task type +tasks +success", output)
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["with skills"]["n"] == 8
+    assert results["with skills"]["n"] == 8 and results["run"]["versions"]["trl"]
+    panel = world_panel(load_world("webshop"), "test", 8)
     records = results["records"]["with skills"]
-    assert [record["task_id"] for record in records] == [f"webshop/test/{number}" for number in range(8)]
+    assert [record["task_id"] for record in records] == [task for task in panel.task_ids for _ in range(2)]
+    about, read = read_records(tmp_path / "records" / "with_skills.jsonl")
+    assert [record.to_dict() for record in read] == records
+    assert about["panel"] == results["run"]["panel"] == panel.about() and about["skills"] == "with"
     assert max(record["turns"] for record in records) <= policy_limits("tiny")["max_turns"]
 
 

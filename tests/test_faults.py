@@ -40,7 +40,7 @@ from sdar_trl.rollout import Rollout
 
 def rollout_of(factory, tokenizer, **options):
     response = tokenizer("e<|im_end|>", add_special_tokens=False)["input_ids"]
-    backend = Scripted(lambda ids: ([response] * len(ids), None))
+    backend = Scripted(lambda ids, *_: ([response] * len(ids), None))
     limits = {"max_turns": 4, "max_response_length": 8, "max_completion_length": 5000, **options}
     return Rollout(factory, Chat(tokenizer), backend, **limits)
 
@@ -279,7 +279,7 @@ def trained(make_trainer, make_config, tokenizer):
     def train(kind, rows):
         config = make_config(per_device_train_batch_size=len(rows), num_generations=4, sdar_coef=0.5)
         trainer = make_trainer(config, environment_factory=kind, train_dataset=Dataset.from_list(rows))
-        trainer.rollout.backend.generate = lambda ids: (
+        trainer.rollout.backend.generate = lambda ids, *_: (
             [said[(sum(row) + index) % 4] for index, row in enumerate(ids)],
             None,
         )

@@ -258,8 +258,8 @@ def test_the_trainer_samples_the_same_with_and_without_reuse(lora, rollouts, mon
     widths = []
     generate = CachedGenerator.generate
 
-    def spy(self, ids):
-        result = generate(self, ids)
+    def spy(self, *given):
+        result = generate(self, *given)
         widths.append(self._cache.get_seq_length())
         return result
 

@@ -82,7 +82,7 @@ def test_log_probs_are_those_of_each_row_alone(name, size, share, monkeypatch):
     model = MODELS[name]().double().eval()
     add_fused_lm_head(model, temperature=0.7)
     ids, mask, sampled = padded(ROWS)
-    parts = split_rows(ids, mask, sampled, size, share)
+    parts = split_rows(ids, mask, sampled, size, 64 if share else None)
     assert sorted(torch.cat([part.rows for part in parts]).tolist()) == list(range(len(ROWS)))
     assert any(part.shared for part in parts) == (share and size > 1)
     labels = torch.cat([part.input_ids[part.sampled] for part in parts]).unsqueeze(0)
@@ -106,13 +106,17 @@ def test_a_cache_that_forgets_is_not_shared(name):
 
 def test_a_padded_token_more_costs_nothing_and_shared_prompts_are_read_once():
     ids, mask, sampled = padded([([1] * 50, [2] * 5, [1] * 5)] * 8 + [([3] * 4, [4] * 90, [1] * 90)])
-    by_length = split_rows(ids, mask, sampled, 8, share=False)
-    assert sum(part.tokens for part in by_length) == 8 * 55 + 94
-    shared = split_rows(ids, mask, sampled, 8, share=True)
-    assert sum(part.tokens for part in shared) == 49 + 8 * 6 + 94
+    by_length = split_rows(ids, mask, sampled, 8)
+    assert sum(part.input_ids.numel() for part in by_length) == 8 * 55 + 94
+    shared = split_rows(ids, mask, sampled, 8, 64)
+    assert [part.shared for part in shared] == [49, 0]
     # where little would be saved, rows of like length go through together
     ids, mask, sampled = padded([([1, 2], [5] * n, [1] * n) for n in (10, 90, 10, 90)])
-    assert not any(part.shared for part in split_rows(ids, mask, sampled, 2, share=True))
+    assert not any(part.shared for part in split_rows(ids, mask, sampled, 2, 64))
+    # behind a cache, attention skips nothing: behind long completions that is dearer, the more so in a small model
+    ids, mask, sampled = padded([([1] * 100, [2] * 300, [1] * 300)] * 8)
+    assert [part.shared for part in split_rows(ids, mask, sampled, 8, 64)] == [0]
+    assert [part.shared for part in split_rows(ids, mask, sampled, 8, 4096)] == [99]
 
 
 # a trainer's loss, against TRL's arithmetic

@@ -527,3 +527,15 @@ def test_every_option_has_a_help_text():
     own = set(SDARConfig.__dataclass_fields__) - set(GRPOConfig.__dataclass_fields__)
     assert own and all(SDARConfig.__dataclass_fields__[name].metadata.get("help") for name in own)
     assert all(f"{name} (" in SDARConfig.__doc__ for name in own)
+
+
+def test_the_time_of_rollout_and_teacher_is_part_of_the_steps(make_trainer, make_config):
+    def logged(**kwargs):
+        trainer = make_trainer(make_config(max_steps=1, **kwargs))
+        trainer.train()
+        return trainer.state.log_history[0]
+
+    times = logged(sdar_coef=0.1)
+    assert times["time/rollout"] > 0 < times["time/teacher"]
+    assert times["time/rollout"] + times["time/teacher"] < times["step_time"]
+    assert "time/teacher" not in logged(sdar_coef=0.0)

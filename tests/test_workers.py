@@ -15,7 +15,8 @@ from toys import CountingEnv, FaultyProcessEnv, HastyProcessEnv, ProcessEnv, Scr
 from sdar_trl.chat import Chat
 from sdar_trl.envs import Step, check_env
 from sdar_trl.envs.workers import start_worker
-from sdar_trl.rollout import Rollout, environment_kinds, return_reward
+from sdar_trl.factories import environment_kinds, return_reward
+from sdar_trl.rollout import Rollout
 
 
 @pytest.fixture

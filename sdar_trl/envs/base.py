@@ -1,6 +1,7 @@
 """What a text environment is. docs/environments.md shows a complete one."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -85,3 +86,25 @@ def parse_tag(response: str, tag: str) -> str | None:
     """
     found = re.findall(rf"<{tag}>((?:(?!<{tag}>).)*?)</{tag}>", response, re.DOTALL)
     return found[-1].strip() if found else None
+
+
+def steps_taken(past: Sequence[tuple[str, str]], step: int, shown: Sequence[str]) -> list[str]:
+    """
+    How the last turns read in a window on the history: how many steps were taken, then what was seen and done in each.
+
+    Args:
+        past (`Sequence[tuple[str, str]]`):
+            The last (observation, response) pairs, oldest first.
+        step (`int`):
+            Number of the present turn, from 1.
+        shown (`Sequence[str]`):
+            What is told of each observation.
+
+    Returns:
+        `list[str]`: lines; none without past.
+    """
+    lines = [f"Steps taken: {step - 1}. The last {len(past)}:"] if past else []
+    for number, ((_, response), seen) in enumerate(zip(past, shown, strict=True), step - len(past)):
+        action = parse_tag(response, "action")
+        lines += [f"[{number}] {seen}", f"> {response.strip() if action is None else action}"]
+    return lines

@@ -143,6 +143,25 @@ def test_environments_that_raise_on_one_process_only_leave_the_others_playing(
     assert left["generate_calls"] == right["generate_calls"]
 
 
+@pytest.mark.parametrize("backend", ["ddp", "zero3"])
+def test_a_panel_is_the_same_on_any_number_of_processes(backend, launch, random_model_folder, tmp_path):
+    job = {
+        "model": random_model_folder,
+        "play": "sampled",
+        "num_generations": 2,
+        "per_device_train_batch_size": 2,
+        "max_steps": 1,
+        "learning_rate": 0.0,
+        "panel": {"tries": 3, "batch_size": 4, "temperature": 1.0},
+    }
+    found = {}
+    for name in ("single", backend):
+        launch(name, tmp_path, [{**job, "name": name}])
+        found[name] = result(tmp_path, name)["panel"]
+    assert result(tmp_path, backend, 1)["panel"] == found[backend] == found["single"]
+    assert len({record["actions"] for record in found["single"]}) > 8
+
+
 FAULTY = {
     "play": "sampled",
     "num_generations": 4,

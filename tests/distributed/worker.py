@@ -54,7 +54,7 @@ def deepspeed_config(stage: int) -> dict:
     }
 
 
-def scripted(ids: list[list[int]]) -> tuple[list[list[int]], None]:
+def scripted(ids: list[list[int]], *_) -> tuple[list[list[int]], None]:
     """Responses that depend on what was read alone, so that every backend trains on the same episodes."""
     return [[10 + (sum(row) * (k + 3)) % 900 for k in range(1 + sum(row) % 5)] for row in ids], None
 
@@ -84,6 +84,7 @@ def run(
     lengths: tuple[int, ...] = (1, 2, 3),
     fails_on: int | None = None,
     faults: list[str] | None = None,
+    panel: dict | None = None,
     terminate_at: int | None = None,
     kill_at: int | None = None,
     resume: bool = False,
@@ -165,10 +166,10 @@ def run(
     else:
         generate = trainer.rollout.backend.generate
 
-        def counted(ids):
+        def counted(*given):
             nonlocal generate_calls
             generate_calls += 1
-            return generate(ids)
+            return generate(*given)
 
         trainer.rollout.backend.generate = counted
     generations = []
@@ -198,7 +199,7 @@ def run(
         "forwards": forwards,
         "stop_reasons": [episode.stop_reason.value for episode in trainer.episodes],
         "local_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-        "panel": [record.to_dict() for record in evaluate_trainer(trainer, rows)] if faults else [],
+        "panel": [r.to_dict() for r in evaluate_trainer(trainer, rows, **panel or {})] if panel or faults else [],
         "history": [entry for entry in trainer.state.log_history if "loss" in entry],
     }
     (folder / f"{name}_{rank}.json").write_text(json.dumps(result))

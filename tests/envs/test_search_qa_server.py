@@ -25,7 +25,8 @@ from sdar_trl.envs.search_qa.engines import Hit, SearchError, open_engine
 from sdar_trl.envs.search_qa.questions import Document
 from sdar_trl.envs.search_qa.serve import search_app
 from sdar_trl.episodes import StopReason
-from sdar_trl.rollout import Rollout, return_reward
+from sdar_trl.factories import return_reward
+from sdar_trl.rollout import Rollout
 
 
 @contextmanager

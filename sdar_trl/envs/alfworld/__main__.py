@@ -11,42 +11,10 @@ episode again, step by step:
 
 import argparse
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
-from ..terminal import typed_actions
+from ..terminal import play, typed
 from .env import AlfWorldEnv
-
-
-def play(env: AlfWorldEnv, game: str, responses: Iterable[str], echo: bool) -> list[str]:
-    """
-    Play an episode and print it.
-
-    Args:
-        env ([`AlfWorldEnv`]):
-            The environment.
-        game (`str`):
-            The game.
-        responses (`Iterable[str]`):
-            What is answered to each observation.
-        echo (`bool`):
-            Whether the responses are printed too.
-
-    Returns:
-        `list[str]`: the responses.
-    """
-    print(env.reset(game=game))
-    played = []
-    for response in responses:
-        played.append(response)
-        if echo:
-            print(f"\n> {response}")
-        step = env.step(response)
-        print(f"\n{step.observation}")
-        if step.terminated:
-            print(f"\nWon, with reward {step.reward}.")
-            break
-    return played
 
 
 def main() -> None:
@@ -60,11 +28,13 @@ def main() -> None:
     parser.add_argument("--replay", metavar="FILE", help="A saved episode to show.")
     args = parser.parse_args()
     saved = json.loads(Path(args.replay).read_text()) if args.replay else {"game": args.game}
-    responses = saved["responses"] if args.replay else typed_actions()
+    responses = saved["responses"] if args.replay else typed()
     try:
-        played = play(AlfWorldEnv(), saved["game"], responses, echo=bool(args.replay))
+        played, last = play(AlfWorldEnv(), {"game": saved["game"]}, responses, echo=bool(args.replay))
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
+    if last:
+        print(f"\nWon, with reward {last.reward}.")
     if args.save:
         Path(args.save).write_text(json.dumps({"game": saved["game"], "responses": played}, indent=2) + "\n")
 

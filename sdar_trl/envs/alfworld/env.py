@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base import Step, parse_tag
+from ..base import Step, parse_tag, steps_taken
 from .engine import Game
 from .files import official_games, read_json
 from .generate import SIZES, generate_game, task_of
@@ -177,17 +177,12 @@ class AlfWorldEnv:
         if step == 1:
             return first
         room, task = first.rsplit(ACTIONS, 1)[0].rsplit(TASK, 1)
-        lines = [f"{TASK}{task}" if ACTIONS in observation else f"{room}{TASK}{task}"]
-        if past:
-            lines.append(f"Steps taken: {step - 1}. The last {len(past)}:")
-        for number, (seen, response) in enumerate(past, step - len(past)):
-            action = parse_tag(response, "action")
-            shown = seen.rsplit(ACTIONS, 1)[0]
-            if number == 1:  # its task is told above, and perhaps its room
-                shown = room.strip() if ACTIONS in observation else "You enter the room."
-            lines.append(f"[{number}] {shown}")
-            lines.append(f"> {response.strip() if action is None else action}")
-        return "\n".join([*lines, f"Step {step}:", observation])
+        with_actions = ACTIONS in observation
+        shown = [seen.rsplit(ACTIONS, 1)[0] for seen, _ in past]
+        if len(past) == step - 1:  # the first turn's task is told above, and perhaps its room
+            shown[0] = room.strip() if with_actions else "You enter the room."
+        head = f"{TASK}{task}" if with_actions else f"{room}{TASK}{task}"
+        return "\n".join([head, *steps_taken(past, step, shown), f"Step {step}:", observation])
 
     def _shown(self, text: str) -> str:
         if not self.admissible_actions:

@@ -8,6 +8,7 @@ Type queries; a line that begins with = is the answer, q leaves.
 
 import argparse
 
+from ..terminal import play, typed
 from .world import SearchQA
 
 
@@ -29,19 +30,12 @@ def main() -> None:
     if not 0 <= args.task < len(tasks):
         parser.error(f"--task must be between 0 and {len(tasks) - 1}, got {args.task}")
     env = world.environment_factory()
-    print(env.reset(**tasks[args.task]))
-    while True:
-        try:
-            line = input("\n> ").strip()
-        except EOFError:
-            return
-        if line == "q":
-            return
-        step = env.step(f"<answer>{line[1:].strip()}</answer>" if line.startswith("=") else f"<search>{line}</search>")
-        print(f"\n{step.observation}")
-        if step.terminated:
-            print(f"\nReward {step.reward}, F1 {step.info['score']:.2f}. Right: {' | '.join(env.answers)}")
-            return
+    responses = typed(
+        lambda line: f"<answer>{line[1:].strip()}</answer>" if line.startswith("=") else f"<search>{line}</search>"
+    )
+    _, last = play(env, tasks[args.task], responses, echo=False)
+    if last:
+        print(f"\nReward {last.reward}, F1 {last.info['score']:.2f}. Right: {' | '.join(env.answers)}")
 
 
 if __name__ == "__main__":

@@ -10,43 +10,10 @@ Type actions, such as search[red shoe] or click[buy now]; q leaves. Look at a sa
 
 import argparse
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
-from ..terminal import typed_actions
+from ..terminal import play, typed
 from .env import WebShopEnv
-
-
-def play(env: WebShopEnv, goal: int, shop: str, responses: Iterable[str], echo: bool) -> list[str]:
-    """
-    Play an episode and print it.
-
-    Args:
-        env ([`WebShopEnv`]):
-            The environment.
-        goal (`int`), shop (`str`):
-            The task.
-        responses (`Iterable[str]`):
-            What is answered to each page.
-        echo (`bool`):
-            Whether the responses are printed too.
-
-    Returns:
-        `list[str]`: the responses.
-    """
-    print(env.reset(goal=goal, shop=shop))
-    played = []
-    for response in responses:
-        played.append(response)
-        if echo:
-            print(f"\n> {response}")
-        step = env.step(response)
-        print(f"\n{step.observation}")
-        if step.terminated:
-            parts = ", ".join(f"{name} {value}" for name, value in step.info.items())
-            print(f"\nReward {step.reward}: {parts}; nouns of titles by {env.shop.tagger.name}")
-            break
-    return played
 
 
 def main() -> None:
@@ -77,8 +44,12 @@ def main() -> None:
     if not 0 <= episode["goal"] < len(env.shop.goals):
         parser.error(f"--goal must be between 0 and {len(env.shop.goals) - 1}, got {episode['goal']}")
     episode.setdefault("shop", env.shop.name)
-    responses = episode["responses"] if args.replay else typed_actions()
-    episode["responses"] = play(env, episode["goal"], episode["shop"], responses, echo=bool(args.replay))
+    responses = episode["responses"] if args.replay else typed()
+    task = {name: episode[name] for name in ("goal", "shop")}
+    episode["responses"], last = play(env, task, responses, echo=bool(args.replay))
+    if last:
+        parts = ", ".join(f"{name} {value}" for name, value in last.info.items())
+        print(f"\nReward {last.reward}: {parts}; nouns of titles by {env.shop.tagger.name}")
     if args.save:
         Path(args.save).write_text(json.dumps(episode, indent=2) + "\n")
 

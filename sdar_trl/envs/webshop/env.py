@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..base import Step, parse_tag
+from ..base import Step, parse_tag, steps_taken
 from .embedded import embedded_shop
 from .goals import SPLITS, Goal
 from .pages import Page, join
@@ -236,14 +236,8 @@ class WebShopEnv:
         if step == 1:
             return first
         instruction = first.rsplit("\n", 2)[0]  # above the two lines of the search page
-        lines = [instruction]
-        if past:
-            lines.append(f"Steps taken: {step - 1}. The last {len(past)}:")
-        for number, (page, response) in enumerate(past, step - len(past)):
-            action = parse_tag(response, "action")
-            lines.append(f"[{number}] {page.removeprefix(instruction).lstrip().rsplit(ACTIONS, 1)[0]}")
-            lines.append(f"> {response.strip() if action is None else action}")
-        return "\n".join([*lines, f"Step {step}:", observation])
+        shown = [page.removeprefix(instruction).lstrip().rsplit(ACTIONS, 1)[0] for page, _ in past]
+        return "\n".join([instruction, *steps_taken(past, step, shown), f"Step {step}:", observation])
 
     def _bought(self) -> Step:
         assert self._page.product is not None
