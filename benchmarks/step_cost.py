@@ -4,9 +4,9 @@ Time and peak memory of one optimisation step of each method, relative to TRL's 
     python benchmarks/step_cost.py --json benchmarks/results/step_cost.json
 
 Each measurement is a process of its own: it builds a randomly initialised model, replays fixed episodes instead of
-generating (all pay the same for that), and trains; a warm-up step is not counted. The trainers take turns, and a ratio
-is the median over the rounds of (method / TRL's) within a round. On a CPU, seconds are those of the processor, so that
-what else the machine does counts little; on a GPU, those of the clock.
+generating (all pay the same for that), and trains; a step before, of episodes of one turn, is not counted. The
+trainers take turns, and a ratio is the median over the rounds of (method / TRL's) within a round. On a CPU, seconds
+are those of the processor, so that what else the machine does counts little; on a GPU, those of the clock.
 
 A step has one group of 8 episodes, in two micro-batches. Episodes are as long as in the published runs, 9 of at most
 15 turns in the mean (WebShop) or 31 of 50 (ALFWorld), uniform about it; one token in ten is the policy's. "equal" are
@@ -88,9 +88,12 @@ def build_trainer(variant: str, args: argparse.Namespace, device: str) -> Any:
     turns[0] = SHAPES[args.shape][1]  # in a large batch, one comes to the limit
     ids = [[[draw.randrange(10, 1_000) for _ in range(observation + response)] for _ in range(n)] for n in turns]
 
+    def warming_up() -> bool:
+        return trainer.args.max_steps > 1 and trainer.state.global_step == 0
+
     def episode(index: int, prompt_ids: list[int], context: str = "") -> Episode:
         one = Episode(task, messages, stop_reason=StopReason.LOST, student_context=context)
-        for number, turn in enumerate(ids[index]):
+        for number, turn in enumerate(ids[index][: 1 if warming_up() else None]):
             before = prompt_ids if number == 0 else turn[:observation]
             one.turns.append(Turn("", before, turn[observation:], "", reward=float(index % 2)))
         return one
@@ -134,7 +137,8 @@ def build_trainer(variant: str, args: argparse.Namespace, device: str) -> Any:
         def reward(gain: list[float], **_: Any) -> list[float]:
             return gain
 
-        return GRPOTrainer(reward_funcs=reward, args=GRPOConfig(**options), rollout_func=rows, **shared)
+        trainer: Any = GRPOTrainer(reward_funcs=reward, args=GRPOConfig(**options), rollout_func=rows, **shared)
+        return trainer
 
     config = SDARConfig(**options, max_response_length=64, **VARIANTS[variant])
     trainer = SDARTrainer(args=config, environment_factory=WebShopEnv, skills=SkillLibrary([skill]), **shared)
@@ -199,6 +203,7 @@ def teacher_pass(args: argparse.Namespace) -> dict[str, float]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     clock = time.perf_counter if device == "cuda" else time.process_time
     trainer = build_trainer("sdar", args, device)
+    trainer.args.max_steps = 1  # so that there is no warm-up
     trainer.model.train()
     output = trainer._generate_and_score_completions([dict(trainer.train_dataset[0]) for _ in range(GROUP)])
     rows = [row for episode in trainer.episodes for row in episode_rows(episode, 0)]

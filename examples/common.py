@@ -32,6 +32,19 @@ from sdar_trl.policies import policy_limits, policy_path
 from sdar_trl.runs import note_run, provenance
 
 
+# Defaults where nothing else is given, of all scripts: for the embedded policies on two CPU cores.
+EMBEDDED: dict[str, Any] = {
+    "num_generations": 8,
+    "learning_rate": 3e-4,
+    "lr_scheduler_type": "constant",
+    "gradient_checkpointing": False,
+    "bf16": False,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+}
+
+
 @dataclass
 class ScriptArguments:
     """
@@ -70,8 +83,9 @@ def parse(
         world_class (`type[World]`):
             The world; its fields are arguments too.
         demo (`dict[str, Any]`):
-            Defaults where nothing else is given. In `output_dir`, `{variant}` becomes nothing for the usual run, and
-            e.g. `_grpo` or `_window` for another method or history, so that one run leaves the other's results alone.
+            Defaults where nothing else is given, beside `EMBEDDED`. In `output_dir`, `{variant}` becomes nothing for
+            the usual run, and e.g. `_grpo` or `_window` for another method or history, so that one run leaves the
+            other's results alone.
         args (`list[str]`, *optional*):
             The command line. If `None`, this process's.
 
@@ -85,7 +99,7 @@ def parse(
     limits = {**world_class.limits, **policy_limits(model.model_name_or_path)}
 
     parser = TrlParser((ScriptArguments, world_class, SDARConfig, ModelConfig))  # type: ignore[arg-type]
-    parser.set_defaults_with_config(**{**limits, **demo})
+    parser.set_defaults_with_config(**{**limits, **EMBEDDED, **demo})
     script_args, world, training_args, model_args = parser.parse_args_and_config(args)
     usual = {"sdar", "growing"}
     variant = "".join(f"_{name}" for name in (training_args.method, training_args.history) if name not in usual)

@@ -30,22 +30,14 @@ from common import train
 from sdar_trl.envs.search_qa import SearchQA
 
 
-# Defaults where nothing else is given: sizes and rates for the embedded policy on two CPU cores.
+# Defaults where nothing else is given, beside those of common.py: for the embedded policy on two CPU cores.
 DEMO: dict[str, Any] = {
     "model_name_or_path": "tiny-search_qa",
     "output_dir": "outputs/search_qa{variant}",
     "max_steps": 40,
     "per_device_train_batch_size": 64,
-    "num_generations": 8,
-    "learning_rate": 3e-4,
-    "lr_scheduler_type": "constant",
     "beta": 0.001,
     "invalid_action_penalty": 0.01,
-    "gradient_checkpointing": False,
-    "bf16": False,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
 }
 
 if __name__ == "__main__":

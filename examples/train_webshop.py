@@ -32,22 +32,14 @@ from common import train
 from sdar_trl.envs.webshop import WebShop
 
 
-# Defaults where nothing else is given: sizes and rates for the embedded policy on two CPU cores.
+# Defaults where nothing else is given, beside those of common.py: for the embedded policy on two CPU cores.
 DEMO: dict[str, Any] = {
     "model_name_or_path": "tiny",
     "output_dir": "outputs/demo{variant}",
     "max_steps": 28,
     "per_device_train_batch_size": 48,
-    "num_generations": 8,
-    "learning_rate": 3e-4,
-    "lr_scheduler_type": "constant",
     "beta": 0.01,
-    "gradient_checkpointing": False,
-    "bf16": False,
-    "logging_steps": 1,
-    "save_strategy": "no",
     "save_episodes_every": 7,
-    "report_to": "none",
 }
 
 if __name__ == "__main__":

@@ -25,12 +25,15 @@ class Evaluation:
             Share of episodes that succeeded.
         low (`float`, *optional*), high (`float`, *optional*):
             Its 95% interval, where there is one.
+        around (`bool`, *optional*, defaults to `False`):
+            Whether it was before or after training; those in between may be of other tasks.
     """
 
     step: int
     success: float
     low: float | None = None
     high: float | None = None
+    around: bool = False
 
 
 @dataclass
@@ -42,7 +45,8 @@ class Dynamics:
         series (`dict[str, dict[int, float]]`):
             By metric, the value at each step that was logged. Besides what was logged: `time/update`, what rollout and
             teacher leave of `step_time`; and, at the steps whose episodes were saved, quantiles of the tokens' gaps
-            (`gap/p05` to `gap/p95`) and their means in episodes that were won and not (`gap/won`, `gap/not_won`).
+            (`gap/p05` to `gap/p95`) and their means in episodes that were won and not (`gap/won`, `gap/not_won`), the
+            latter at every step where they were logged.
         evaluations (`list[Evaluation]`, *optional*):
             In the order of their steps.
     """
@@ -73,6 +77,9 @@ class Dynamics:
             for name in ("eval_env/success", "panel/success"):
                 if entry.get(name) is not None:
                     evaluations[step] = Evaluation(step, entry[name])
+        for name, logged in (("gap/won", "sdar/gap_won"), ("gap/not_won", "sdar/gap_lost")):
+            if logged in series:
+                series[name] = dict(series[logged])
         known = [series.get(name, {}) for name in ("time/rollout", "time/teacher")]
         if known[0]:
             series["time/update"] = {
@@ -103,7 +110,7 @@ class Dynamics:
         for path in sorted(folder.glob("episodes/step_*.jsonl")):
             step, gaps = int(path.stem.removeprefix("step_")), _gaps(path)
             for name, part in (("gap/won", gaps[True]), ("gap/not_won", gaps[False])):
-                if part:
+                if part and step not in run.series.get(name, {}):
                     run.series.setdefault(name, {})[step] = float(np.mean(part))
             if gaps[True] + gaps[False]:
                 found = np.quantile(gaps[True] + gaps[False], list(QUANTILES.values()))
@@ -137,12 +144,12 @@ def _history(folder: Path) -> list[dict[str, Any]]:
 def _with_panels(run: Dynamics, path: Path) -> list[Evaluation]:
     """The evaluations of a run, with those before and after it that a file of results names."""
     results = json.loads(path.read_text()) if path.exists() else {}
-    evaluations = {evaluation.step: evaluation for evaluation in run.evaluations}
+    around = []
     last = max((step for values in run.series.values() for step in values), default=0)
     for name, step in (("before", 0), ("after", last)):
         if isinstance(found := results.get(name), dict) and "success" in found:
-            evaluations[step] = Evaluation(step, found["success"], found.get("ci_low"), found.get("ci_high"))
-    return [evaluations[step] for step in sorted(evaluations)]
+            around.append(Evaluation(step, found["success"], found.get("ci_low"), found.get("ci_high"), around=True))
+    return sorted([*around, *run.evaluations], key=lambda evaluation: evaluation.step)
 
 
 def _gaps(path: Path) -> dict[bool, list[float]]:
@@ -173,8 +180,9 @@ def write_csv(runs: Mapping[str, Sequence[Dynamics]], path: str | Path) -> None:
                 for step, value in values.items():
                     steps.setdefault(step, {})[metric] = value
             for found in run.evaluations:
-                names = {"success": found.success, "ci_low": found.low, "ci_high": found.high}
-                steps.setdefault(found.step, {}).update({f"evaluation/{key}": value for key, value in names.items()})
+                kind = "before_after" if found.around else "evaluation"
+                told = {"success": found.success, "ci_low": found.low, "ci_high": found.high}
+                steps.setdefault(found.step, {}).update({f"{kind}/{name}": value for name, value in told.items()})
             rows += [{"run": name, "number": number, "step": step, **steps[step]} for step in sorted(steps)]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     with Path(path).open("w", newline="") as file:

@@ -141,11 +141,13 @@ def _caption(runs: Mapping[str, Sequence[Dynamics]]) -> str:
     window, parts = window_of(steps), []
     if window > 1:
         parts.append(f"Thick: moving average over {window} logged steps; thin: each.")
-    if any(len(alike) > 1 for alike in runs.values()):
-        parts.append("Bands, and bars of evaluations: from the lowest to the highest seed.")
-    elif any(run.evaluations for alike in runs.values() for run in alike):
-        parts.append("Points: evaluations, with their 95% intervals.")
-    if any("gap/p50" in run.series for alike in runs.values() for run in alike):
+    several = any(len(alike) > 1 for alike in runs.values())
+    if several:
+        parts.append("Bands: from the lowest to the highest seed.")
+    if any(run.evaluations for alike in runs.values() for run in alike):
+        bars = "range of the seeds" if several else "95% interval where known"
+        parts.append(f"Points: evaluations while training; diamonds: before and after; bars: {bars}.")
+    if [len(alike) for alike in runs.values()] == [1] and "gap/p50" in next(iter(runs.values()))[0].series:
         parts.append("Gap: mean; shaded, 50% and 90% of the tokens of saved episodes.")
     return " ".join(parts)
 
@@ -189,13 +191,14 @@ def _line(axes: "Axes", runs: Sequence[Dynamics], metric: str, colour: str, styl
 
 def _evaluations(axes: "Axes", runs: Sequence[Dynamics], colour: str) -> None:
     """One run's with their intervals; of several the mean, from the lowest to the highest."""
-    by_step: dict[int, list[Evaluation]] = {}
+    alike: dict[tuple[int, bool], list[Evaluation]] = {}
     for found in (found for run in runs for found in run.evaluations):
-        by_step.setdefault(found.step, []).append(found)
-    for step, evaluations in by_step.items():
+        alike.setdefault((found.step, found.around), []).append(found)
+    for (step, around), evaluations in alike.items():
         values = [found.success for found in evaluations]
         [low, high] = [min(values), max(values)] if len(runs) > 1 else [evaluations[0].low, evaluations[0].high]
-        axes.plot(step, np.mean(values), "o", color=colour, markeredgecolor="black", zorder=3)
+        marker = "D" if around else "o"
+        axes.plot(step, np.mean(values), marker, color=colour, markeredgecolor="black", zorder=3)
         if low is not None and high is not None:
             axes.vlines(step, low, high, color="black", linewidth=1.2)
 

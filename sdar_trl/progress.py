@@ -17,6 +17,7 @@ COLUMNS = {
     "env/turns": ("turns", "4.1f"),
     "sdar/gate_mean": ("gate", "5.3f"),
     "sdar/gap_mean": ("gap", "+6.3f"),
+    "panel/success": ("panel", "4.0%"),
 }
 """The metrics of a line: what each is called there, and how it is written."""
 
@@ -39,8 +40,8 @@ def duration(seconds: float) -> str:
 class StepLines(ProgressCallback):
     """
     A [`~transformers.TrainerCallback`] that prints one line for each step that is logged: step, reward, success,
-    turns, gate, gap, the mean seconds of a step since the line before, and the time left at the pace so far, with
-    evaluations and checkpoints.
+    turns, gate, gap, success on a panel where one was played, the mean seconds of a step since the line before, and
+    the time left at the pace so far, with evaluations and checkpoints.
 
     In a terminal the bar of [`~transformers.ProgressCallback`] stays below the lines; without one, and with
     `disable_tqdm`, there are the lines alone. [`SDARTrainer`] uses it in place of Transformers' own; to have those

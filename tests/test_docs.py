@@ -92,7 +92,7 @@ def test_the_metrics_page_names_all_that_is_logged_and_nothing_else(make_trainer
     patterns, logged = documented_metrics(), set(trainer.state.log_history[0]) - {"step", "epoch"}
     del patterns["env/<name>"]  # of which this environment reports none
     assert {name for name in logged if not any(p.fullmatch(name) for p in patterns.values())} == set()
-    elsewhere = ("sampling/", "tools/")  # vLLM, tools
+    elsewhere = ("sampling/", "tools/", "panel/")  # vLLM, tools, PanelCallback
     assert {name for name, p in patterns.items() if not any(map(p.fullmatch, logged))} == {
         name for name in patterns if name.startswith(elsewhere)
     }

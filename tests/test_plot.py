@@ -60,10 +60,10 @@ def test_a_run_is_read_from_what_it_logged(tmp_path):
 
 def test_evaluations_before_and_after_have_their_intervals(tmp_path):
     panels = {n: {"success": s, "ci_low": s - 0.1, "ci_high": s + 0.1} for n, s in (("before", 0.2), ("after", 0.6))}
-    steps = [entry(1), entry(2, **{"panel/success": 0.3}), entry(3)]
+    steps = [entry(1), entry(2, **{"panel/success": 0.3}), entry(3, **{"panel/success": 0.4})]
     run = write_run(tmp_path / "run", steps, {**panels, "seconds": 3, "curve": {}})
-    found = [(e.step, e.success, e.low) for e in Dynamics.of_run(run).evaluations]
-    assert found == [(0, 0.2, 0.1), (2, 0.3, None), (3, 0.6, 0.5)]
+    found = {(e.step, e.success, e.low, e.around) for e in Dynamics.of_run(run).evaluations}
+    assert found == {(0, 0.2, 0.1, True), (2, 0.3, None, False), (3, 0.4, None, False), (3, 0.6, 0.5, True)}
 
 
 def test_gaps_are_those_of_the_saved_episodes(tmp_path):
@@ -75,6 +75,13 @@ def test_gaps_are_those_of_the_saved_episodes(tmp_path):
     assert series["gap/not_won"][1] == pytest.approx(np.mean(gaps[40:]))
     ordered = sorted(gaps)
     assert [series[f"gap/p{q}"][1] for q in ("05", "50", "95")] == pytest.approx([ordered[i] for i in (5, 50, 95)])
+
+
+def test_gaps_of_won_and_lost_episodes_are_those_that_were_logged_where_they_were(tmp_path):
+    run = write_run(tmp_path / "run", [entry(1, **{"sdar/gap_won": 0.5}), entry(2)])
+    for step in (1, 2):
+        write_episodes(run, step, [(True, [0.25])])
+    assert Dynamics.of_run(run).series["gap/won"] == {1: 0.5, 2: 0.25}
 
 
 def test_without_metrics_the_last_checkpoint_is_read(tmp_path):
@@ -110,6 +117,8 @@ def test_the_picture_has_each_step_its_moving_average_and_the_evaluations(tmp_pa
     assert raw.get_ydata() == pytest.approx(values)
     assert average.get_ydata()[10] == pytest.approx(values[8:13].mean())
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in (before, after)] == [(0, 0.2), (40, 0.6)]
+    bars = [bar.get_segments()[0].tolist() for bar in panel(figure, "Success").collections]
+    assert bars == [[[0, pytest.approx(0.1)], [0, pytest.approx(0.3)]], [[40, 0.5], [40, 0.7]]]
     assert [axes.get_title() for axes in figure.axes] == PANELS
     assert "not logged" in [text.get_text() for text in panel(figure, "KL to the reference model (nats)").texts]
     assert panel(figure, "Success").get_ylim()[0] <= 0 and panel(figure, "Success").get_ylim()[1] >= 1

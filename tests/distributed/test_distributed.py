@@ -51,6 +51,11 @@ def result(folder, name, rank=0):
     return json.loads((folder / f"{name}_{rank}.json").read_text())
 
 
+def untimed(entry):
+    """What was logged, without a process's own times."""
+    return {name: value for name, value in entry.items() if name != "step_time" and not name.startswith("time/")}
+
+
 # Agreement
 
 # four rows a step: two tasks, two episodes each
@@ -133,14 +138,18 @@ def test_environments_that_raise_on_one_process_only_leave_the_others_playing(
         "sdar_coef": 0.5,
         "retriever": "ucb",
     }
-    launch(backend, tmp_path, [{**job, "name": "raises", "fails_on": 1}])
+    launch(backend, tmp_path, [{**job, "name": "raises", "fails_on": 1, "save_episodes_every": 3}])
     left, right = (result(tmp_path, "raises", rank) for rank in range(2))
     assert len(left["history"]) == len(right["history"]) == 3
     for ours, theirs in zip(left["history"], right["history"], strict=True):  # what is logged is of all processes
-        assert {**ours, "step_time": 0} == {**theirs, "step_time": 0}
+        assert untimed(ours) == untimed(theirs)
     assert "env_error" not in left["stop_reasons"]
     assert any(entry["env/stop/env_error"] > 0 for entry in left["history"])
     assert left["generate_calls"] == right["generate_calls"]
+    [file] = (tmp_path / "raises" / "episodes").iterdir()  # one, of both
+    written = [json.loads(line) for line in file.open()]
+    assert [line["step"] for line in written] == [3] * 4
+    assert {line["stop_reason"] == "env_error" for line in written} == {True, False}
 
 
 @pytest.mark.parametrize("backend", ["ddp", "zero3"])
@@ -190,7 +199,7 @@ def test_faults_in_processes_of_environments_train_two_processes_as_plain_errors
         assert faulty["stop_reasons"] == plain["stop_reasons"] and faulty["panel"] == plain["panel"]
         assert faulty["generations"] == plain["generations"]
         for ours, theirs in zip(faulty["history"], plain["history"], strict=True):
-            assert {**ours, "step_time": 0} == {**theirs, "step_time": 0}
+            assert untimed(ours) == untimed(theirs)
         assert any(0 < entry["env/stop/env_error"] < 1 and entry["grad_norm"] > 0 for entry in faulty["history"])
         assert 0 < sum(record["stop_reason"] == "env_error" for record in faulty["panel"]) < 8
     left, right = (load_file(tmp_path / name / "checkpoint-2" / "model.safetensors") for name in ("faulty", "plain"))
