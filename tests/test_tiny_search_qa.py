@@ -4,12 +4,13 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdar_trl import SkillLibrary
 from sdar_trl.chat import Chat
 from sdar_trl.envs import SearchEnv
 from sdar_trl.envs.search_qa.questions import KINDS
+from sdar_trl.evaluation import evaluate, policy_rollout, summarize
 from sdar_trl.history import windowed
 from sdar_trl.policies import policy_limits, policy_path
 from sdar_trl.policies.search_qa import (
@@ -21,6 +22,24 @@ from sdar_trl.policies.search_qa import (
     scripted_player,
     transferred,
 )
+
+
+def test_the_policy_answers_better_with_skills_than_without_by_ten_points_and_more():
+    folder = policy_path(NAME)
+    rollout = policy_rollout(
+        AutoModelForCausalLM.from_pretrained(folder, dtype="float32"),
+        AutoTokenizer.from_pretrained(folder),
+        SearchEnv,
+        **policy_limits(NAME),
+    )
+    panel = SearchEnv.dataset("test").select(range(128))
+    without, with_skills = (
+        summarize(evaluate(rollout, panel, skills=library)).success
+        for library in (None, SkillLibrary.bundled("search_qa"))
+    )
+    rollout.close()
+    assert with_skills - without >= 0.10
+    assert 0.05 < without < 0.7
 
 
 def test_the_policy_is_small_and_carries_its_limits():
@@ -53,7 +72,12 @@ def test_a_policy_is_made_from_scripted_episodes():
     tasks = list(SearchEnv.dataset("train").select(range(20)))
     tokenizer = build_tokenizer(env, tasks, skills)
     chat = Chat(tokenizer)
-    assert all(len(tokenizer(f" {word}")["input_ids"]) == 1 for word in ("capital", "armenia", "<search>"[1:-1]))
+    things = ("armenia", "Katima Mulilo", "33615", "calling", "<search>"[1:-1])
+    assert all(len(tokenizer(f" {thing}", add_special_tokens=False)["input_ids"]) == 1 for thing in things)
+    in_title, in_text = (
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in ('(Title: "Basel")', " Basel")
+    )
+    assert in_text[0] in in_title
     for task in tasks:
         [(ids, mask)] = scripted_episode(env, task, chat, rng)
         responses = tokenizer.decode([token for token, sampled in zip(ids, mask, strict=True) if sampled])
