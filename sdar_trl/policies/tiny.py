@@ -182,6 +182,7 @@ def warm_start(
     learning_rate: float = 3e-3,
     batch_tokens: int = 6_000,
     observation_share: float = 0.5,
+    observation_weight: float = 1.0,
 ) -> None:
     """
     Train a policy on conversations, one pass over them.
@@ -197,6 +198,8 @@ def warm_start(
             Tokens of a batch, padding included.
         observation_share (`float`, *optional*, defaults to `0.5`):
             Share of the environment's tokens that are predicted too: it teaches reading.
+        observation_weight (`float`, *optional*, defaults to `1.0`):
+            Weight of their loss beside that of the responses.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     batches = _batches(conversations, batch_tokens, random.Random(0))
@@ -215,7 +218,7 @@ def warm_start(
         counted = (mask == 1) | ((mask == 0) & (torch.rand(mask.shape) < observation_share))
         losses = torch.nn.functional.cross_entropy(model.lm_head(hidden[counted]), targets[counted], reduction="none")
         of_response = mask[counted] == 1
-        loss = losses[of_response].mean() + losses[~of_response].mean()
+        loss = losses[of_response].mean() + observation_weight * losses[~of_response].mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
