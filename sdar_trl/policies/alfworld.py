@@ -193,7 +193,8 @@ def main() -> None:
 
     def cycle(rows: list, learning_rate: float = 3e-3) -> None:
         rng.shuffle(rows)
-        warm_start(model, rows, learning_rate=learning_rate, batch_tokens=3_000, observation_share=0.3, observation_weight=0.1)
+        options: dict[str, Any] = {"batch_tokens": 3_000, "observation_share": 0.3, "observation_weight": 0.1}
+        warm_start(model, rows, learning_rate=learning_rate, **options)
 
     tokenizer = build_tokenizer(env, tasks, skills)
     model = reading_policy(tokenizer, rng)
