@@ -145,9 +145,10 @@ def decisions(
     """
     ids, mask = row
     ends = [index + 1 for index in range(len(ids)) if mask[index] and (index + 1 == len(ids) or not mask[index + 1])]
-    start = ids.index(tokenizer.convert_tokens_to_ids("your task is to:"))
+    to_ids: Any = tokenizer.convert_tokens_to_ids
+    start = ids.index(to_ids("your task is to:"))
     task = slice(start, ids.index(tokenizer.eos_token_id, start) + 1)
-    search = set(tokenizer.convert_tokens_to_ids(["<action>go to", "<action>open"]))
+    search = set(to_ids(["<action>go to", "<action>open"]))
     acts = [turn for turn in range(1, len(ends)) if not search.intersection(ids[ends[turn - 1] : ends[turn]])]
     others = [turn for turn in range(1, len(ends)) if turn not in acts]
     chosen = acts + rng.sample(others, min(len(acts), len(others)))
