@@ -35,7 +35,10 @@ DEMO: dict[str, Any] = {
     "admissible_actions": False,  # the embedded policy has learned what is possible, and reads less
     "max_steps": 24,
     "per_device_train_batch_size": 48,
+    "learning_rate": 2e-4,
     "beta": 0.01,
+    # a group in which nobody wins would learn from its invalid actions alone, and this policy then stops trying
+    "invalid_action_penalty": 0.0,
 }
 
 if __name__ == "__main__":
