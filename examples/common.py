@@ -17,7 +17,7 @@ from sdar_trl import SDARConfig, SDARTrainer, SkillLibrary
 from sdar_trl.envs import World
 from sdar_trl.evaluation import (
     PanelCallback,
-    Record,
+    PanelResult,
     curve_results,
     curve_table,
     evaluate_trainer,
@@ -140,7 +140,7 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
     )
     is_main, output_dir = trainer.accelerator.is_main_process, Path(str(training_args.output_dir))
     about: dict[str, Any] = {"policy": model_args.model_name_or_path, "method": training_args.method}
-    played: dict[str, list[Record]] = {}
+    results: dict[str, PanelResult] = {}
     panel = world_panel(world, "test", script_args.panel_size) if script_args.panel_size else None
     if is_main and not training_args.resume_from_checkpoint:  # those of another run
         for path in output_dir.glob("panel_*.jsonl"):
@@ -149,7 +149,7 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
     def play_panel(name: str) -> None:
         if panel is None:
             return
-        played[name] = evaluate_trainer(
+        records = evaluate_trainer(
             trainer,
             panel.tasks(world.dataset("test")),
             tries=script_args.panel_tries,
@@ -158,7 +158,7 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
             about={**about, "panel": panel.about(), "step": trainer.state.global_step},
         )
         if is_main:
-            results = {name: summarize(records) for name, records in played.items()}
+            results[name] = summarize(records)
             print(results_table(results), task_type_table(results), sep="\n\n", flush=True)
 
     play_panel("before")
@@ -173,17 +173,17 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
         if training_args.push_to_hub:
             trainer.push_to_hub(dataset_name=world.name)
     if is_main:
-        results = {name: summarize(records).to_dict() for name, records in played.items()}
+        written: dict[str, Any] = {name: result.to_dict() for name, result in results.items()}
         curve = curve_results(output_dir) if script_args.curve_every else {}
         if curve:
             print(curve_table(curve))
-            results["curve"] = last_and_best(curve)
-        if played:
-            print(task_type_table({name: summarize(records) for name, records in played.items()}))
+            written["curve"] = last_and_best(curve)
+        if results:
+            print(task_type_table(results))
         seconds = time.perf_counter() - start
         write_json(
             output_dir / "metrics.json",
-            {**results, "processes": trainer.accelerator.num_processes, "seconds": seconds},
+            {**written, "processes": trainer.accelerator.num_processes, "seconds": seconds},
         )
         note_run(output_dir, world=world.name, method=training_args.method, **provenance())
         if panel is not None:

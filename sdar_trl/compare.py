@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from .evaluation.comparison import Arm, check_panels, curve_of, over_runs, subtract
-from .evaluation.intervals import Estimate
-from .evaluation.records import MEASURES
+from .evaluation.curves import marked_steps
+from .evaluation.records import MEASURES, aligned
 
 
 def compare(arms: Sequence[Arm], measure: str = "success") -> dict[str, Any]:
@@ -49,13 +49,16 @@ def compare(arms: Sequence[Arm], measure: str = "success") -> dict[str, Any]:
     told: dict[str, Any] = {}
     for arm in arms:
         estimate, middle = over_runs(arm, measure)
+        curve = curve_of(arm, measure)
+        # of means over runs; the best step is chosen by the panel that it is told of
+        steps = marked_steps({step: one.mean for step, one in curve.items()}) if curve else {}
         told[arm.name] = {
             **estimate.to_dict(),
             "interquartile_mean": middle,
             "seeds": [run.seed for run in arm.runs],
             "runs": [str(run.path) for run in arm.runs],
             "commits": sorted({str(run.run["commit"]) for run in arm.runs if run.run.get("commit")}),
-            **_last_and_best(curve_of(arm, measure)),
+            **{name: {"step": step, **curve[step].to_dict()} for name, step in steps.items()},
         }
     first, *others = arms
     return {
@@ -67,14 +70,6 @@ def compare(arms: Sequence[Arm], measure: str = "success") -> dict[str, Any]:
             f"{first.name}_minus_{other.name}": subtract(first, other, measure).to_dict() for other in others
         },
     }
-
-
-def _last_and_best(curve: dict[int, Estimate]) -> dict[str, Any]:
-    """Of a curve of means over runs; the best step is chosen by the panel that it is told of."""
-    if not curve:
-        return {}
-    steps = {"last_step": max(curve), "best_step": min(curve, key=lambda step: (-curve[step].mean, step))}
-    return {name: {"step": step, **curve[step].to_dict()} for name, step in steps.items()}
 
 
 def comparison_table(result: dict[str, Any]) -> str:
@@ -104,19 +99,11 @@ def comparison_table(result: dict[str, Any]) -> str:
         tests = ["" if found[p] is None else f"{found[p]:.4f}" for p in ("p_tasks", "p_runs")]
         name = name.replace("_minus_", " - ")
         differences.append([name, f"{found['difference']:+.3f}", _interval(found), *tests, str(found["seeds"])])
-    return "\n".join([*lines, "", *_aligned(arms), "", *_aligned(differences)])
+    return "\n".join([*lines, "", *aligned(arms), "", *aligned(differences)])
 
 
 def _interval(found: dict[str, Any]) -> str:
     return "" if found["ci_low"] is None else f"{found['ci_low']:.3f} to {found['ci_high']:.3f}"
-
-
-def _aligned(table: list[list[str]]) -> list[str]:
-    first, *others = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        f"{line[0]:{first}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(line[1:], others, strict=True))
-        for line in table
-    ]
 
 
 def plot_curves(arms: Sequence[Arm], path: str | Path, measure: str = "success") -> None:

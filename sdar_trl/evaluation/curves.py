@@ -100,6 +100,11 @@ def read_curve(run: str | Path) -> dict[int, tuple[dict[str, Any], list[Record]]
     return {step: read_records(path) for step, path in _files(Path(run) / FOLDER).items()}
 
 
+def marked_steps(curve: Mapping[int, float]) -> dict[str, int]:
+    """Which step of a curve is its `last_step`, and which the first of the highest value, its `best_step`."""
+    return {"last_step": max(curve), "best_step": min(curve, key=lambda step: (-curve[step], step))}
+
+
 def last_and_best(results: Mapping[int, PanelResult]) -> dict[str, dict[str, Any]]:
     """
     The two ways in which a curve is told in one number.
@@ -113,11 +118,11 @@ def last_and_best(results: Mapping[int, PanelResult]) -> dict[str, dict[str, Any
         highest success; since it was chosen by the same panel it looks better than it is, by more the more steps there
         are. What a panel says of a policy is its last step.
     """
-    best = min(results, key=lambda step: (-results[step].success, step))
-    return {
-        name: {"step": step, **results[step].to_dict()}
-        for name, step in (("last_step", max(results)), ("best_step", best))
-    }
+    return {name: {"step": step, **results[step].to_dict()} for name, step in _marked(results).items()}
+
+
+def _marked(results: Mapping[int, PanelResult]) -> dict[str, int]:
+    return marked_steps({step: result.success for step, result in results.items()})
 
 
 def curve_table(results: Mapping[int, PanelResult]) -> str:
@@ -131,7 +136,7 @@ def curve_table(results: Mapping[int, PanelResult]) -> str:
     Returns:
         `str`: the table.
     """
-    steps = {name: found["step"] for name, found in last_and_best(results).items()}
+    steps = _marked(results)
     lines = [f"{'step':>6}  success  95% interval   mean score"]
     for step, result in sorted(results.items()):
         marks = ", ".join(name.replace("_", " ") for name, at in steps.items() if at == step)

@@ -309,11 +309,16 @@ def measures_table(result: PanelResult) -> str:
     for row, of in rows.items():
         shown = [of.estimates.get(name) for name in names]
         table.append([row, str(of.n), *("" if one is None else _shown(one) for one in shown)])
+    return "\n".join(aligned(table))
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table: its first column to the left, the others to the right."""
     first, *others = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join(
+    return [
         f"{line[0]:{first}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(line[1:], others, strict=True))
         for line in table
-    )
+    ]
 
 
 def _shown(estimate: Estimate) -> str:
