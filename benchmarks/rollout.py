@@ -130,7 +130,8 @@ def follow_script(model: Any, script: list[int], ends: list[float]) -> None:
             forced[:, token] = scores[:, token]
             return forced
 
-        output = generate(input_ids=input_ids, logits_processor=LogitsProcessorList([force]), **kwargs)
+        kwargs["logits_processor"] = LogitsProcessorList([force])
+        output = generate(input_ids=input_ids, **kwargs)
         torch.cuda.synchronize() if torch.cuda.is_available() else None
         ends.append(time.perf_counter())
         return output

@@ -8,50 +8,23 @@ so moving it changes nothing. `generate` is then given the whole batch and the c
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
-from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
-from .models import base_model, cache_obstacle, is_sharded
+from .models import base_model, cache_obstacle
 from .sampling import StreamSampling
 
-
-if TYPE_CHECKING:
-    from trl import GRPOTrainer
 
 logger = logging.getLogger(__name__)
 
 
 ROOM = 128  # columns
-
-
-class Backend(Protocol):
-    """What samples the responses of a [`~sdar_trl.rollout.Rollout`]."""
-
-    def generate(
-        self, ids: list[list[int]], seeds: list[list[int]] | None = None
-    ) -> tuple[list[list[int]], list[list[float]] | None]:
-        """
-        One response to each row of ids, and their log-probs (nats) if the backend gives them. Also called with no
-        rows, where another process is still playing. With seeds (numbers of which each is a part), a row's response
-        follows from its ids and its seed alone, where the backend can do that; others may take the ids only.
-        """
-        ...
-
-    def any_running(self, count: int) -> bool:
-        """Given the number of episodes this process still plays, whether any process still plays one."""
-        ...
-
-    def end(self) -> None:
-        """The rollout has ended, perhaps by an exception."""
-        ...
 
 
 class GrowingLayer(DynamicLayer):
@@ -269,108 +242,3 @@ def can_reuse_cache(model: Any, generation_config: GenerationConfig) -> bool:
     if obstacle is not None:
         logger.warning("The history is prefilled again in every turn: %s.", obstacle)
     return obstacle is None
-
-
-@contextmanager
-def unwrapped_policy(trainer: "GRPOTrainer") -> Iterator[PreTrainedModel]:
-    """A trainer's model as TRL's own `generate` path has it: unwrapped, sharded weights gathered, gradient
-    checkpointing off."""
-    args: Any = trainer.args
-    with (
-        unwrap_model_for_generation(
-            trainer.model_wrapped,
-            trainer.accelerator,
-            gather_deepspeed3_params=args.ds3_gather_for_generation,
-            generation_kwargs=trainer.generation_kwargs,
-            gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
-        ) as model,
-        torch.no_grad(),
-        trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
-    ):
-        yield model
-
-
-class TrainerBackend:
-    """
-    Backend of a trainer's process: its model by `generate` with the cache kept, or whatever TRL is configured with.
-
-    Args:
-        trainer ([`~trl.GRPOTrainer`]):
-            The trainer.
-        cached ([`CachedGenerator`], *optional*):
-            Generates, where it is used.
-    """
-
-    def __init__(self, trainer: "GRPOTrainer", cached: CachedGenerator | None):
-        self.trainer: Any = trainer
-        self.cached = cached
-
-    def generate(
-        self, ids: list[list[int]], seeds: list[list[int]] | None = None
-    ) -> tuple[list[list[int]], list[list[float]] | None]:
-        trainer = self.trainer
-        if not ids and not is_sharded(trainer) and not trainer.use_vllm:
-            return [], None
-        # With sharded weights or an engine, a process whose episodes have ended keeps generating with the others.
-        filler = [trainer._tokenizer.eos_token_id]
-        seeds = [[0]] if not ids and seeds is not None else seeds
-        ids = ids or [filler]
-        if self.cached is not None:
-            return self.cached.generate(ids, seeds)
-        if seeds is not None and not trainer.use_vllm and not trainer.use_transformers_continuous_batching:
-            config = trainer.generation_config
-            return CachedGenerator(lambda: unwrapped_policy(trainer), config, reuse_cache=False).generate(ids, seeds)
-        if trainer.use_vllm:  # TRL deals the responses out in equal shares
-            ids = ids + [filler] * (max(gather_object([len(ids)])) - len(ids))
-        training = trainer.model.training
-        output = trainer._generate_single_turn(ids, None, {}, 1)
-        trainer.model.train(training)  # after continuous batching, TRL leaves it in training
-        return output
-
-    def any_running(self, count: int) -> bool:
-        accelerator = self.trainer.accelerator
-        return bool(accelerator.reduce(torch.tensor(count, device=accelerator.device), reduction="sum") > 0)
-
-    def end(self) -> None:
-        if self.cached is not None:
-            self.cached.end()
-
-
-def trainer_backend(trainer: "GRPOTrainer", response_length: int, end_of_turn_id: int) -> TrainerBackend:
-    """
-    Set up a trainer's generation for the turns of episodes.
-
-    Args:
-        trainer ([`~trl.GRPOTrainer`]):
-            The trainer, with `reuse_cache` among its arguments.
-        response_length (`int`):
-            Most tokens of a response.
-        end_of_turn_id (`int`):
-            The template's; it stops a response, though the tokenizer's end may be another (a base model's, where a
-            chat template was added).
-
-    Returns:
-        [`TrainerBackend`]: the backend.
-    """
-    args: Any = trainer.args
-    unknown_end = end_of_turn_id not in trainer.eos_token_ids
-    if unknown_end:
-        trainer.eos_token_ids = [*trainer.eos_token_ids, end_of_turn_id]
-    if trainer.use_vllm:
-        engine: Any = trainer.vllm_generation
-        engine.max_completion_length = response_length
-        if unknown_end:
-            engine.generation_kwargs = {"stop_token_ids": trainer.eos_token_ids, **engine.generation_kwargs}
-        return TrainerBackend(trainer, None)
-    config: Any = trainer.generation_config
-    config.max_new_tokens = response_length
-    if unknown_end:
-        config.eos_token_id = trainer.eos_token_ids
-    cached = None
-    if (
-        args.reuse_cache
-        and not trainer.use_transformers_continuous_batching
-        and can_reuse_cache(trainer.model, config)
-    ):
-        cached = CachedGenerator(lambda: unwrapped_policy(trainer), config, share_prompts=not is_sharded(trainer))
-    return TrainerBackend(trainer, cached)

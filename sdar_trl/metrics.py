@@ -54,8 +54,10 @@ def add_values(metrics: Metrics, values: Mapping[str, list[float]]) -> None:
             metrics[name].extend(numbers)
 
 
-def add_episodes(metrics: Metrics, episodes: list[Episode]) -> None:
-    """Add what is known of each episode of every process."""
+def add_episodes(metrics: Metrics, episodes: list[Episode], seconds: Mapping[str, float]) -> None:
+    """Add what is known of each episode of every process, and what this one has waited for while they were played."""
+    for name, spent in seconds.items():
+        metrics[f"time/{name}"].append(spent)
     records = [
         {
             "task_type": episode.task.get("task_type"),

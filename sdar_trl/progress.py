@@ -114,6 +114,20 @@ class StepLines(ProgressCallback):
             self.training_bar.write(line)  # above the bar
 
 
+class EpisodeBar(tqdm):
+    """A bar over the episodes of a rollout, with turns a second; in a terminal alone."""
+
+    def __init__(self, episodes: int, shown: bool):
+        super().__init__(total=episodes, desc="rollout", unit="episode", leave=False, disable=None if shown else True)
+        self.turns, self.began = 0, time.perf_counter()
+
+    def add(self, turns: int, ended: int) -> None:
+        """So many turns were played, with which so many episodes ended."""
+        self.turns += turns
+        self.set_postfix_str(f"{self.turns / (time.perf_counter() - self.began):.1f} turns/s", refresh=False)
+        self.update(ended)
+
+
 def use_step_lines(trainer: Trainer) -> None:
     """Let [`StepLines`] report in place of the callback that Transformers' trainer has chosen."""
     trainer.remove_callback(PrinterCallback if trainer.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)

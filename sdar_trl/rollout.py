@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+from .backends import Backend, StreamingBackend
 from .chat import Chat
 from .checks import check_factories
 from .contexts import context_texts
@@ -17,15 +20,18 @@ from .envs import TextEnv
 from .envs.border import Border, BorderError, plain, short
 from .envs.workers import BuildError, EnvWorker, close_worker, failure, shown_kind, start_worker
 from .episodes import Episode, Message, StopReason, Turn
-from .generation import Backend
 from .history import History, Wording, growing, windowed, with_observation
+from .progress import EpisodeBar
 
 
 StudentContext = Callable[[list[Episode]], list[str]]
 """The text that the policy itself reads in each of the reset episodes."""
 
 
-@dataclass
+POLL = 0.001  # seconds between two looks at the environments, while there is nothing else to do
+
+
+@dataclass(eq=False)
 class _Seat:
     """An episode in play: its environment, what the policy has read, and the observation it must answer."""
 
@@ -38,6 +44,7 @@ class _Seat:
     messages: list[dict[str, Any]] | None = None  # if all of them were rendered anew
     row_start: int = 0  # where the first response of the present training row begins
     seed: int = 0  # of its responses, where they have one of their own
+    since: float = 0.0  # when the policy, or the environment, was last asked for something
 
 
 class Rollout:
@@ -50,8 +57,8 @@ class Rollout:
             where their class asks to (`sdar_trl/envs/workers.py`), and are reused from batch to batch.
         chat ([`Chat`]):
             Renders prompts and observations.
-        backend ([`Backend`]):
-            Samples the responses.
+        backend ([`Backend`] or [`StreamingBackend`]):
+            Samples the responses: of all episodes that are played together, or of each as soon as it is asked for.
         max_turns (`int`):
             Most turns of an episode.
         max_response_length (`int`):
@@ -68,13 +75,15 @@ class Rollout:
             anew from the task, the last turns and the present observation.
         history_window (`int`, *optional*, defaults to `2`):
             Turns in the window.
+        show_progress (`bool`, *optional*, defaults to `False`):
+            Show a bar in a terminal.
     """
 
     def __init__(
         self,
         environment_factory: Callable[[], TextEnv] | Mapping[str, Callable[[], TextEnv]],
         chat: Chat,
-        backend: Backend,
+        backend: Backend | StreamingBackend,
         *,
         max_turns: int,
         max_response_length: int,
@@ -83,6 +92,7 @@ class Rollout:
         max_cache_tokens: int | None = None,
         history: str = "growing",
         history_window: int = 2,
+        show_progress: bool = False,
     ):
         check_factories(environment_factory)
         self.factories: dict[str | None, Callable[[], TextEnv]] = {}
@@ -98,13 +108,14 @@ class Rollout:
         self.max_completion_length = max_completion_length
         self.context_length = context_length
         self.max_cache_tokens = max_cache_tokens
+        self.show_progress = show_progress
+        self.seconds: dict[str, float] = {}  # of the last `play`: what it waited for
         self.border = Border()
         self._histories = {
             name: growing if history == "growing" else windowed(history_window, self._wording(factory))
             for name, factory in self.factories.items()
         }
-        # what never worked stops the run, see `play`; what did costs episodes
-        self._built: set[str | None] = set()
+        self._built: set[str | None] = set()  # what never worked stops the run, see `play`; what did costs episodes
         self._begun = False
         self._idle: dict[str | None, list[EnvWorker]] = {name: [] for name in self.factories}
 
@@ -135,11 +146,13 @@ class Rollout:
             `RuntimeError`: if an environment cannot be made, as long as none could.
         """
         seats: list[_Seat] = []
+        self.seconds = {"generation": 0.0, "environment": 0.0}
         try:
             seats += [self._seat(dict(task)) for task in tasks]
             for seat, seed in zip(seats, seeds or (), strict=False):
                 seat.seed = seed
-            self._reset(seats)
+            with self._waiting_for("environment"):
+                self._reset(seats)
             playing = _playing(seats)
             if student_context is not None:
                 texts = context_texts(student_context, [seat.episode for seat in playing], self.border)
@@ -147,7 +160,12 @@ class Rollout:
                     seat.episode.student_context = text
             for seat in playing:
                 self._begin(seat)
-            self._play(_playing(playing), seeds is not None)
+            with EpisodeBar(len(seats), self.show_progress) as self._bar:
+                self._bar.add(0, len(seats) - len(_playing(seats)))
+                if isinstance(self.backend, StreamingBackend):
+                    self._play_each(_playing(playing), self.backend, seeds is not None)
+                else:
+                    self._play_turns(_playing(playing), self.backend, seeds is not None)
         except BaseException:
             self._give_back(seats)
             self.close()
@@ -157,23 +175,54 @@ class Rollout:
         self._give_back(seats)
         return [seat.episode for seat in seats]
 
-    def _play(self, waiting: list[_Seat], seeded: bool) -> None:
+    def _play_turns(self, waiting: list[_Seat], backend: Backend, seeded: bool) -> None:
         """Turn by turn, until no process has an episode to play."""
         running: list[_Seat] = []
-        while self.backend.any_running(len(running) + len(waiting)):
+        while backend.any_running(len(running) + len(waiting)):
             if not running:
                 count = self._wave_size(waiting)
                 running, waiting = waiting[:count], waiting[count:]
-            began = time.perf_counter()
-            ids = [seat.ids for seat in running]
             seeds = [[[seat.seed, len(seat.episode.turns)] for seat in running]] if seeded else []
-            responses, logprobs = self.backend.generate(ids, *seeds)
-            seconds = time.perf_counter() - began
+            for seat in running:
+                seat.since = time.perf_counter()
+            with self._waiting_for("generation"):
+                responses, logprobs = backend.generate([seat.ids for seat in running], *seeds)
             for index, seat in enumerate(running):
-                self._respond(seat, responses[index], logprobs[index] if logprobs is not None else None, seconds)
-            for seat in _playing(running):
-                self._observe(seat)
+                self._respond(seat, responses[index], logprobs[index] if logprobs is not None else None)
+            with self._waiting_for("environment"):
+                for seat in _playing(running):
+                    self._observe(seat)
+            self._bar.add(len(running), len(running) - len(_playing(running)))
             running = _playing(running)
+
+    def _play_each(self, seats: list[_Seat], backend: StreamingBackend, seeded: bool) -> None:
+        """Each episode at its own pace: its next response is asked for as soon as its environment has answered."""
+        if not seeded:  # so that a response does not depend on which others are generated beside it
+            for seat in seats:
+                seat.seed = int(torch.randint(2**62, ()))
+        backend.begin()
+        acting: list[_Seat] = []
+        asking, generating = seats, 0
+        while asking or acting or generating:
+            for seat in asking:
+                seat.since = time.perf_counter()
+                backend.submit(seat, seat.ids, [seat.seed, len(seat.episode.turns)])
+            generating += len(asking)
+            with self._waiting_for("generation"):
+                responses = backend.collect() if generating else []
+            for seat, ids, logprobs in responses:
+                self._respond(seat, ids, logprobs)
+            generating -= len(responses)
+            acting += [seat for seat, _, _ in responses]
+            with self._waiting_for("environment"):
+                answered = [seat for seat in acting if seat.env is None or seat.env.ready()]
+                for seat in _playing(answered):
+                    self._observe(seat)
+                if not answered and not generating:
+                    time.sleep(POLL)
+            acting = [seat for seat in acting if seat not in answered]
+            asking = _playing(answered)
+            self._bar.add(len(answered), len(answered) - len(asking))
 
     def _wave_size(self, seats: list[_Seat]) -> int:
         """How many of the first seats may be played at once."""
@@ -251,11 +300,12 @@ class Rollout:
         seat.ids = seat.new_ids = ids
         seat.row_start = len(ids)
 
-    def _respond(self, seat: _Seat, ids: list[int], logprobs: list[float] | None, seconds: float) -> None:
+    def _respond(self, seat: _Seat, ids: list[int], logprobs: list[float] | None) -> None:
         """Record the response, and give it to the environment."""
+        asked, seat.since = seat.since, time.perf_counter()
         response = self.chat.decode(ids)
         turn = Turn(seat.observation, seat.new_ids, ids, response, seat.messages, logprobs=logprobs)
-        turn.generation_seconds = seconds
+        turn.generation_seconds = seat.since - asked
         seat.episode.turns.append(turn)
         with self._ends_its_own_episode(seat, "step"):
             seat.env.start("step", response)
@@ -264,12 +314,11 @@ class Rollout:
         """Take in what the environment says: go on with it, or end the episode."""
         episode = seat.episode
         turn = episode.turns[-1]
-        began = time.perf_counter()
         with self._ends_its_own_episode(seat, "step"):
             step = self.border.step(seat.env.result())
         if episode.stop_reason is not None:
             return
-        turn.environment_seconds = time.perf_counter() - began
+        turn.environment_seconds = time.perf_counter() - seat.since
         turn.reward, turn.valid, turn.metrics = step.reward, step.valid, step.metrics
         episode.info, episode.feedback = step.info, step.observation
         if step.terminated:
@@ -311,6 +360,12 @@ class Rollout:
     def _length_limit(self, seat: _Seat) -> int:
         limit = seat.row_start + self.max_completion_length
         return limit if self.context_length is None else min(limit, self.context_length)
+
+    @contextmanager
+    def _waiting_for(self, what: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - began
 
     @contextmanager
     def _ends_its_own_episode(self, seat: _Seat, method: str) -> Iterator[None]:

@@ -38,13 +38,13 @@ from trl import GRPOTrainer
 from trl.trainer.utils import get_config_model_id, pad
 
 from . import checks
+from .backends import trainer_backend
 from .batching import RowsGRPOTrainer
 from .config import SDARConfig
 from .contexts import SkillContext, TeacherContext, context_texts, skill_context, skill_records
 from .distillation import Distillation, taught_tokens, token_metrics
 from .episodes import Episode, as_messages
 from .factories import environment_kinds, return_reward
-from .generation import trainer_backend
 from .gradients import watch_gradients
 from .losses import Gate
 from .metrics import add_episodes, add_token_means, add_values, timed
@@ -177,10 +177,9 @@ class SDARTrainer(RowsGRPOTrainer):
                 given = "tools" if tools else "rollout_func"
                 raise ValueError(f"`{given}` is for TRL's own loops; an environment with `step` has one of its own.")
             checks.check_environments(environment_factory, environments, train_dataset)
-            reward_funcs, reward_processing_classes, args = checks.read_rewards(
-                *(reward_funcs, reward_processing_classes, args),
-                return_reward(environments, args.invalid_action_penalty),
-            )
+            own = return_reward(environments, args.invalid_action_penalty)
+            rewards = checks.read_rewards(reward_funcs, reward_processing_classes, args, own)
+            reward_funcs, reward_processing_classes, args = rewards
 
         super().__init__(
             model=model,
@@ -222,6 +221,7 @@ class SDARTrainer(RowsGRPOTrainer):
                 max_cache_tokens=args.max_cache_tokens if uses_generate else None,
                 history=args.history,
                 history_window=args.history_window,
+                show_progress=not args.disable_tqdm and self.is_world_process_zero(),
             )
         self.teacher_context: Any = skills
         if isinstance(skills, SkillLibrary):
@@ -305,7 +305,7 @@ class SDARTrainer(RowsGRPOTrainer):
         if self._first_rollout:
             checks.check_first_rollout(self.episodes)
             self._first_rollout = False
-        add_episodes(self._mode_metrics, self.episodes)
+        add_episodes(self._mode_metrics, self.episodes, self.rollout.seconds)
         rows = [episode_rows(episode, self._tokenizer.pad_token_id)[-1] for episode in self.episodes]
         masks = [torch.tensor(row.mask) for row in rows]
         multiple: Any = self.pad_to_multiple_of

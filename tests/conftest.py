@@ -7,9 +7,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not take another process's core
 
+from importlib.util import find_spec
+
 import pytest
 from no_skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 
+
+collect_ignore = [] if find_spec("vllm") else ["with_vllm"]  # has an environment of its own: make test-vllm
 
 # Imported inside the fixtures, since pytest-xdist's own process runs no tests and starts at once without them.
 
@@ -82,7 +86,9 @@ def skills():
 
 @pytest.fixture
 def make_config(tmp_path):
-    """A small CPU configuration; keyword arguments override it."""
+    """A small configuration in float32, on an accelerator where there is one; keyword arguments override it."""
+    import torch
+
     from sdar_trl import SDARConfig
 
     def make(cls=SDARConfig, **kwargs):
@@ -96,7 +102,7 @@ def make_config(tmp_path):
             "logging_steps": 1,
             "save_strategy": "no",
             "report_to": "none",
-            "use_cpu": True,
+            "use_cpu": not torch.accelerator.is_available(),
             "bf16": False,
             "disable_tqdm": True,
         }

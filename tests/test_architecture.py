@@ -20,8 +20,8 @@ PACKAGE = ROOT / "sdar_trl"
 FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 HEAVY = {"torch", "accelerate", "transformers", "trl"}
 # where TRL's trainer is subclassed or handed on
-TRAINER_FILES = ["trainer.py", "batching.py", "loops.py", "checkpointing.py", "generation.py", "recording.py"]
-TRAINER_FILES += ["evaluation/play.py"]
+TRAINER_FILES = ["trainer.py", "batching.py", "loops.py", "checkpointing.py", "backends.py", "engine.py"]
+TRAINER_FILES += ["recording.py", "evaluation/play.py"]
 
 PUBLIC = [
     "Episode",
@@ -200,7 +200,12 @@ def test_the_names_of_trls_trainer_that_are_used_are_listed():
     assert private(used) - theirs <= ours  # neither TRL's nor ours: gone
 
 
-def test_the_engine_has_the_attributes_that_are_set():
+def test_the_names_of_trls_engine_that_are_used_are_listed():
+    engines = ("engine", "self.trainer.vllm_generation")
+    files = ("sdar_trl/backends.py", "sdar_trl/engine.py")
+    assert {name for file in files for name, of, _ in attributes(FILES[file]) if of in engines} | {
+        "temperature"  # set by name, in evaluation/play.py
+    } == set(ENGINE_ATTRIBUTES)
     assert set(ENGINE_ATTRIBUTES) <= assigned(source_of(VLLMGeneration))
 
 
@@ -216,7 +221,7 @@ def test_functions_from_below_trls_top_level_are_listed():
 
 
 def test_private_names_of_accelerate_and_transformers_are_listed():
-    known = ("self", "cls", "super()", "trainer", "self.trainer")
+    known = ("self", "cls", "super()", "trainer", "self.trainer", "engine")
     used = private({name for tree in FILES.values() for name, of, _ in attributes(tree) if of not in known})
     assert used - set(ATTRIBUTES) == {path.rpartition(".")[2] for path in OTHERS}
     for path, expected in OTHERS.items():

@@ -67,9 +67,9 @@ def test_with_granularity_turn_advantages_move_by_the_turns_mean_gap(make_traine
     old = trainer._student_logps(inputs)
     gap = means_by_turn((inputs["teacher_per_token_logps"] - old).double().tolist(), mask.tolist())
     assert not torch.equal(found["token"]["advantages"], own)
-    advantages = torch.tensor([e.episode_return for e in trainer.episodes])
+    advantages = own.new_tensor([e.episode_return for e in trainer.episodes])
     advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-4)
-    expected = rlsd_advantages(advantages, torch.tensor(gap), 0.5, 0.2, inputs["teacher_mask"])
+    expected = rlsd_advantages(advantages, own.new_tensor(gap), 0.5, 0.2, inputs["teacher_mask"])
     torch.testing.assert_close(own * mask, expected.float() * mask, rtol=1e-3, atol=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_only_the_chosen_episodes_are_distilled(make_trainer, make_config, disti
     }[distill_on]
     assert 0 < sum(chosen) < len(chosen)
     places = every["row_turns"][:, 0].tolist()
-    wanted = torch.tensor([[float(place >= 0 and chosen[place])] for place in places])
+    wanted = every["teacher_mask"].new_tensor([[float(place >= 0 and chosen[place])] for place in places])
     torch.testing.assert_close(some["teacher_mask"], every["teacher_mask"] * wanted)
     expected = gradients(trainers["all"], {**every, "teacher_mask": wanted})
     found = gradients(trainers[distill_on], some)

@@ -248,8 +248,8 @@ def test_the_gradient_over_the_vocabulary_is_grpos_plus_the_dense_formulas(
     ]
     longest = max(len(prompt) for prompt in encoded)
     pad = trainer.processing_class.pad_token_id
-    left = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in encoded])
-    left_mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in encoded])
+    left = ids.new_tensor([[pad] * (longest - len(prompt)) + prompt for prompt in encoded])
+    left_mask = ids.new_tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in encoded])
 
     def log_probs(ids, attention):
         logits = trainer.model(input_ids=ids, attention_mask=attention).logits[:, -length - 1 : -1] / 0.9

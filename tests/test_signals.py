@@ -116,11 +116,11 @@ def test_tokens_are_told_by_the_size_of_their_gap_and_the_end_of_their_episode(m
 
 
 def test_the_gate_over_large_gaps_is_a_mean_over_them_alone(make_trainer, make_config, monkeypatch):
-    monkeypatch.setattr("sdar_trl.distillation.LARGE_GAP", 1e-3)
+    monkeypatch.setattr("sdar_trl.distillation.LARGE_GAP", 0.015)
     trainer = make_trainer(make_config(sdar_coef=0.5, max_steps=1))
     trainer.train()
     pairs = [pair for e in trainer.episodes for turn in e.turns for pair in zip(turn.gaps, turn.gates, strict=True)]
-    large = [gate for gap, gate in pairs if abs(gap) > 1e-3]
+    large = [gate for gap, gate in pairs if abs(gap) > 0.015]
     log = trainer.state.log_history[0]
     assert 0 < len(large) < len(pairs)
     assert log["sdar/large_gap"] == pytest.approx(len(large) / len(pairs), rel=1e-3)

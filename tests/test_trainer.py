@@ -129,7 +129,7 @@ def independent_logps(model, rows):
     """Log-prob of each completion token from plain logits, one row at a time, without padding."""
     result = []
     for prompt, completion in rows:
-        logits = model(torch.tensor([prompt + completion])).logits[0].double()
+        logits = model(torch.tensor([prompt + completion], device=model.device)).logits[0].double().cpu()
         logps = torch.log_softmax(logits, -1)[len(prompt) - 1 : -1]
         result.append(logps.gather(1, torch.tensor(completion).unsqueeze(1)).squeeze(1))
     return result
@@ -218,7 +218,7 @@ def test_dropout_does_not_reach_the_teacher(make_trainer, make_config):
     trainer.model.train()
     output = scored_batch(trainer)
     rows = [only_row(episode) for episode in trainer.episodes]
-    again = trainer._teacher_pass(output, rows, torch.ones(len(rows) + 1))
+    again = trainer._teacher_pass(output, rows, output["advantages"].new_ones(len(rows) + 1))
     assert torch.equal(output["teacher_per_token_logps"], again["teacher_per_token_logps"])
     assert trainer.model.training
 
@@ -480,7 +480,7 @@ def test_training_changes_the_weights_logs_its_metrics_and_saves_what_plain_tran
     checkpoint = tmp_path / "out" / "checkpoint-2"
     loaded = AutoModelForCausalLM.from_pretrained(checkpoint)
     for name, value in loaded.named_parameters():
-        assert torch.equal(value, trainer.model.get_parameter(name))
+        assert torch.equal(value, trainer.model.get_parameter(name).cpu())
     AutoTokenizer.from_pretrained(checkpoint)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "sdar" in card and "Self-Distilled Agentic Reinforcement Learning" in card and "2605.15155" in card

@@ -113,7 +113,7 @@ def test_the_gradient_of_a_step_is_the_formulas_over_rows_built_by_hand(loss_typ
     returns = [e.episode_return - 0.1 * e.invalid_actions for e in episodes[:3]] + [None]
     advantages = advantages_by_hand(returns)
     context = "\n\n".join(["# Skills", *(f"## {s.name}\n{s.body}" for s in skills if s.name in ("general", "even"))])
-    model = copy.deepcopy(trainer.model).double()
+    model = copy.deepcopy(trainer.model).double().cpu()
     model.zero_grad()
     losses = []
     for episode, advantage in zip(episodes, advantages, strict=True):
@@ -133,7 +133,7 @@ def test_the_gradient_of_a_step_is_the_formulas_over_rows_built_by_hand(loss_typ
     reduced(losses, loss_type, 60).backward()
     expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     for name, gradient in expected.items():
-        error, size = (found[name] - gradient).norm(), gradient.norm()
+        error, size = (found[name].cpu() - gradient).norm(), gradient.norm()
         assert error < 2e-3 * size, (name, error, size)
 
 
@@ -161,7 +161,7 @@ def test_all_rows_of_an_episode_have_its_advantage(make, tasks):
     expected = advantages_by_hand([e.episode_return - 0.1 * e.invalid_actions for e in trainer.episodes])
     per_row = [value for value, length in zip(expected, LENGTHS, strict=True) for _ in range(length)]
     torch.testing.assert_close(
-        inputs["advantages"][:10].double(), torch.tensor(per_row, dtype=torch.float64), rtol=1e-4, atol=1e-5
+        inputs["advantages"][:10].double().cpu(), torch.tensor(per_row, dtype=torch.float64), rtol=1e-4, atol=1e-5
     )
 
 

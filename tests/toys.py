@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import random
 import signal
 import stat
 import sys
@@ -105,6 +106,29 @@ class Scripted:
 
     def end(self) -> None:
         pass
+
+
+class OneByOne:
+    """A streaming backend: one response after the other, by a function from ids and seed, in an order of its own."""
+
+    def __init__(self, generate, order: int = 0):
+        self.generate, self.order = generate, random.Random(order)
+        self.asked, self.log = [], []
+
+    def begin(self) -> None:
+        self.log.append("begin")
+
+    def submit(self, key, ids, seed) -> None:
+        self.asked.append((key, list(ids), tuple(seed)))
+
+    def collect(self) -> list:
+        key, ids, seed = self.asked.pop(self.order.randrange(len(self.asked)))
+        self.log.append(seed)
+        return [(key, *self.generate(ids, seed))]
+
+    def end(self) -> None:
+        self.asked.clear()
+        self.log.append("end")
 
 
 class Unshowable(BaseException):

@@ -48,6 +48,7 @@ ATTRIBUTES = [
     "_buffered_inputs",
     "_entropy_bonus_enabled",
     "_total_train_tokens",
+    "_last_loaded_step",
     "_metrics",
     # what it is made of
     "_tokenizer",
@@ -74,6 +75,7 @@ ATTRIBUTES = [
     "top_entropy_quantile",
     "use_transformers_continuous_batching",
     "use_vllm",
+    "vllm_mode",
     "vllm_importance_sampling_clip_max",
     "vllm_importance_sampling_clip_min",
     "vllm_importance_sampling_mode",
@@ -85,10 +87,26 @@ ATTRIBUTES = [
 ENGINE = "vllm_generation"
 """The attribute of a `GRPOTrainer` that exists with vLLM alone."""
 
-ENGINE_ATTRIBUTES = ["generation_kwargs", "max_completion_length", "temperature"]
-"""Attributes of the engine that are set between its calls, on `trl.generation.vllm_generation.VLLMGeneration`."""
+ENGINE_ATTRIBUTES = [
+    # what it samples by, of which the first three are set between its calls
+    "generation_kwargs",
+    "max_completion_length",
+    "temperature",
+    "min_p",
+    "repetition_penalty",
+    "structured_outputs_regex",
+    "top_k",
+    "top_p",
+    # its weights, and vLLM's own object
+    "_llm_weights_sleeping",
+    "enable_sleep_mode",
+    "llm",
+    "sync_weights",
+]
+"""What is read, set or called of the engine, a `trl.generation.vllm_generation.VLLMGeneration`."""
 
 FUNCTIONS: dict[str, list[str]] = {
+    "trl.extras.profiling.profiling_context": ["trainer", "name"],
     "trl.trainer.utils.pad": ["tensors", "padding_value", "padding_side", "pad_to_multiple_of"],
     "trl.trainer.utils.use_adapter": ["model", "adapter_name"],
     "trl.trainer.utils.get_config_model_id": ["config"],

@@ -71,7 +71,8 @@ def _said(error: BaseException) -> str:
 
 class InlineWorker:
     """
-    An environment in this process. `start` begins a call, `result` waits for what it returns or raises.
+    An environment in this process. `start` begins a call, `ready` tells whether `result` would wait, `result` gives
+    what the call returns or raises.
 
     Args:
         factory (`Callable`):
@@ -92,6 +93,9 @@ class InlineWorker:
     def start(self, method: str, /, *args: Any, **kwargs: Any) -> None:
         self._call = functools.partial(getattr(self._env, method), *args, **kwargs)
 
+    def ready(self) -> bool:
+        return True
+
     def result(self) -> Any:
         return self._call()
 
@@ -109,6 +113,9 @@ class ThreadWorker(InlineWorker):
         self._deadline = time.monotonic() + self._timeout
         self._future = Future()
         threading.Thread(target=_run, args=(self._call, self._future), daemon=True).start()
+
+    def ready(self) -> bool:
+        return self._future is None or self._future.done() or time.monotonic() >= self._deadline
 
     def result(self) -> Any:
         assert self._future is not None
@@ -153,6 +160,9 @@ class ProcessWorker:
         self._answering = True
         with suppress(OSError), self._watched():  # it has died, as `result` will say
             self._pipe.send_bytes(message)
+
+    def ready(self) -> bool:
+        return self._pipe.poll(0) or time.monotonic() >= self._deadline
 
     def result(self) -> Any:
         if not self._pipe.poll(_seconds_until(self._deadline)):
