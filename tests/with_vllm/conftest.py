@@ -9,9 +9,8 @@ def make_engine_trainer(make_trainer, make_config):
     """A trainer with an engine of its own; keyword arguments are of its configuration."""
 
     def make(given=None, **options):
-        config = make_config(
-            **{"use_vllm": True, "vllm_mode": "colocate", "temperature": 1.0, "max_completion_length": 400, **options}
-        )
+        engine = {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.05}
+        config = make_config(**{**engine, "temperature": 1.0, "max_completion_length": 400, **options})
         return make_trainer(config, **(given or {}))
 
     return make

@@ -8,7 +8,6 @@ os.environ.update(
     {
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GB
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_CI_ENV": "1",  # no compilation
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
 )
@@ -20,5 +19,7 @@ from vllm.model_executor.layers import utils
 # vLLM packs weights when it loads them, and those that come later would be refused, or never used
 vllm._custom_ops._supports_onednn = False
 utils.check_cpu_sgl_kernel = lambda *_: False
-# TRL leaves the type to vLLM, which takes 16 bits for a model of 32
-trl.generation.vllm_generation.LLM = functools.partial(trl.generation.vllm_generation.LLM, dtype="float32")
+# TRL leaves the type to vLLM, which takes 16 bits for a model of 32; and compiling takes longer than these tests
+trl.generation.vllm_generation.LLM = functools.partial(
+    trl.generation.vllm_generation.LLM, dtype="float32", enforce_eager=True
+)

@@ -21,6 +21,8 @@ from sdar_trl.rows import episode_rows
 
 
 LENGTHS = (6, 1, 4, 2, 3, 1, 2, 4)
+# nats; on a GPU, attention is computed in TF32
+TOLERANCE = 1e-2 if torch.cuda.is_available() else 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,8 @@ def told(episodes):
 def fresh_logps(model, row):
     """Log-probs of a row's completion by a plain forward."""
     with torch.no_grad():
-        logits = model(torch.tensor([row.prompt_ids + row.completion_ids])).logits[0].double()
+        ids = torch.tensor([row.prompt_ids + row.completion_ids], device=model.device)
+        logits = model(ids).logits[0].double().cpu()
     logps = logits.log_softmax(-1)[len(row.prompt_ids) - 1 : -1]
     return logps.gather(1, torch.tensor(row.completion_ids).unsqueeze(1)).squeeze(1)
 
@@ -86,7 +89,7 @@ def test_the_engines_log_probs_are_those_of_a_fresh_forward(trainer, history):
     assert isinstance(trainer.rollout.backend, EngineBackend)
     episodes = with_backend(trainer, trainer.rollout.backend, history=history).play(rows(trainer))
     assert sum(len(e.turns) for e in episodes) > 15
-    assert largest_difference(trainer.model, episodes) < 1e-4
+    assert largest_difference(trainer.model, episodes) < TOLERANCE
 
 
 @pytest.mark.parametrize("history", ["growing", "window"])
@@ -109,7 +112,7 @@ def test_the_engine_has_the_weights_of_the_present_step(trainer):
     stale = trainer.rollout.play(rows(trainer))  # within a step TRL pushes them once
     assert largest_difference(trainer.model, stale) > 0.1
     trainer.state.global_step += 1
-    assert largest_difference(trainer.model, trainer.rollout.play(rows(trainer))) < 1e-4
+    assert largest_difference(trainer.model, trainer.rollout.play(rows(trainer))) < TOLERANCE
 
 
 def test_a_response_follows_from_its_seed_whatever_is_generated_beside_it(trainer):
@@ -177,7 +180,7 @@ def test_an_exception_leaves_no_request_in_the_engine(trainer, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             trainer.rollout.play(rows(trainer))
     assert trainer.vllm_generation.llm.llm_engine.get_num_unfinished_requests() == 0
-    assert largest_difference(trainer.model, trainer.rollout.play(rows(trainer))) < 1e-4
+    assert largest_difference(trainer.model, trainer.rollout.play(rows(trainer))) < TOLERANCE
 
 
 def test_with_sleep_mode_the_engine_wakes_once_a_rollout(trainer, monkeypatch):
@@ -192,7 +195,7 @@ def test_with_sleep_mode_the_engine_wakes_once_a_rollout(trainer, monkeypatch):
     monkeypatch.setattr("trl.generation.vllm_generation.empty_cache", lambda: None)
     once = ["sync", "wake weights", "wake kv_cache", "sleep 2"]
     episodes = trainer.rollout.play(rows(trainer))
-    assert calls == once and largest_difference(trainer.model, episodes) < 1e-4
+    assert calls == once and largest_difference(trainer.model, episodes) < TOLERANCE
     trainer.rollout.play(rows(trainer))  # the weights were dropped, so they are pushed again
     assert calls == once * 2
     calls.clear()
@@ -236,8 +239,8 @@ def test_a_lora_trains_with_the_engine(make_engine_trainer):
     trainer.train()
     assert all(not torch.equal(before[name], p) for name, p in trainer.model.named_parameters() if p.requires_grad)
     logged = trainer.state.log_history[0]
-    assert logged["sampling/sampling_logp_difference/max"] < 1e-4 and logged["time/generation"] > 0
-    assert largest_difference(trainer.model, trainer.rollout.play(rows(trainer))) < 1e-4
+    assert logged["sampling/sampling_logp_difference/max"] < TOLERANCE and logged["time/generation"] > 0
+    assert largest_difference(trainer.model, trainer.rollout.play(rows(trainer))) < TOLERANCE
 
 
 def test_a_run_that_stops_and_goes_on_is_the_run_that_did_not(make_engine_trainer):
@@ -265,7 +268,7 @@ def test_two_processes_with_an_engine_each_train_as_one(tmp_path, random_model_f
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert first["turns"] != second["turns"]
     assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
-    assert max(first["difference"], second["difference"]) < 1e-4
+    assert max(first["difference"], second["difference"]) < TOLERANCE
 
 
 def test_the_toy_of_the_other_tests_speaks_as_the_engine_does(trainer):
