@@ -195,7 +195,7 @@ def test_the_names_of_trls_trainer_that_are_used_are_listed():
     # of the public attributes, those that Transformers' trainer does not have
     its_own = assigned(bases[0], functions=False) - set().union(*map(assigned, bases[1:]))
     expected = (private(used) & theirs) | (used & its_own)
-    assert {*TRL_HOOKS, *ATTRIBUTES, ENGINE} == expected
+    assert {*TRL_HOOKS, *ATTRIBUTES, *ENGINE} == expected
     ours = set().union(*(assigned(n) for t in FILES.values() for n in ast.walk(t) if isinstance(n, ast.ClassDef)))
     assert private(used) - theirs <= ours  # neither TRL's nor ours: gone
 
@@ -223,7 +223,7 @@ def test_functions_from_below_trls_top_level_are_listed():
 def test_private_names_of_accelerate_and_transformers_are_listed():
     known = ("self", "cls", "super()", "trainer", "self.trainer", "engine")
     used = private({name for tree in FILES.values() for name, of, _ in attributes(tree) if of not in known})
-    assert used - set(ATTRIBUTES) == {path.rpartition(".")[2] for path in OTHERS}
+    assert used - {*ATTRIBUTES, *ENGINE} == {path.rpartition(".")[2] for path in OTHERS}
     for path, expected in OTHERS.items():
         assert parameters(path)[: len(expected)] == expected, path
 

@@ -48,7 +48,6 @@ ATTRIBUTES = [
     "_buffered_inputs",
     "_entropy_bonus_enabled",
     "_total_train_tokens",
-    "_last_loaded_step",
     "_metrics",
     # what it is made of
     "_tokenizer",
@@ -84,8 +83,8 @@ ATTRIBUTES = [
 ]
 """Attributes of a `GRPOTrainer`, those with an underscore and those that it alone assigns."""
 
-ENGINE = "vllm_generation"
-"""The attribute of a `GRPOTrainer` that exists with vLLM alone."""
+ENGINE = ["vllm_generation", "_last_loaded_step"]
+"""Attributes of a `GRPOTrainer` that exist with vLLM alone."""
 
 ENGINE_ATTRIBUTES = [
     # what it samples by, of which the first three are set between its calls
