@@ -15,11 +15,10 @@ an episode where its history grows, one turn where each prompt is rendered anew.
 
 From batching.py: `_batch_of_rows`, `_loop_episodes`, `_calculate_rewards`, `compute_loss` (which splits what is more
 than fits at once into micro-batches), `_score`, `_student_logps`, `_aggregate`; from scoring.py: all forwards; from
-checkpointing.py: exact resume.
+checkpointing.py: exact resume; from card.py: `create_model_card`.
 What is relied on beyond TRL's public interface is listed in tests/trl_hooks.py.
 """
 
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +38,7 @@ from trl.trainer.utils import get_config_model_id, pad
 
 from . import checks
 from .batching import RowsGRPOTrainer
+from .card import CardTrainer
 from .config import SDARConfig
 from .contexts import SkillContext, TeacherContext, context_texts, skill_context, skill_records
 from .distillation import Distillation, taught_tokens, token_metrics
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
 
-class SDARTrainer(RowsGRPOTrainer):
+class SDARTrainer(RowsGRPOTrainer, CardTrainer):
     """
     Trainer for Self-Distilled Agentic Reinforcement Learning (SDAR): GRPO on episodes played in text environments,
     plus a token-gated distillation from the same model reading privileged context, such as skills.
@@ -123,20 +123,6 @@ class SDARTrainer(RowsGRPOTrainer):
     args: SDARConfig
     model: Any
     model_wrapped: Any
-
-    _tag_names = ["trl", "sdar"]
-    _name = "SDAR"
-    _paper = {
-        "title": "Self-Distilled Agentic Reinforcement Learning",
-        "id": "2605.15155",
-        # docstyle-ignore
-        "citation": textwrap.dedent("""\
-            @article{sdar2026,
-                title        = {{Self-Distilled Agentic Reinforcement Learning}},
-                year         = 2026,
-                eprint       = {arXiv:2605.15155},
-            }"""),
-    }
 
     def __init__(
         self,
