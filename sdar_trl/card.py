@@ -12,6 +12,7 @@ from .contexts import SkillContext
 from .evaluation import read_records, results_table, summarize
 from .factories import environment_kinds
 from .methods import SDAR
+from .progress import duration
 from .runs import read_run
 
 
@@ -54,7 +55,7 @@ class CardTrainer(GRPOTrainer):
             badges = [line for line in card.text.splitlines() if line.startswith("[<img")]
             citations = card.text.partition("## Citations")[2]
             name = model_name or path.resolve().parent.name
-            card.text = "\n".join([card_text(self, name, badges), "## Citations", citations.strip(), ""])  # type: ignore[arg-type]
+            card.text = "\n".join([card_text(self, name, badges), "\n## Citations\n", citations.strip(), ""])  # type: ignore[arg-type]
             card.save(path)
 
 
@@ -134,16 +135,16 @@ def _teacher(trainer: "SDARTrainer") -> str:
     if not isinstance(context, SkillContext):
         return f"In training, the teacher read what the function `{getattr(context, '__name__', context)}` gave."
     reader = "the teacher, which is the same model," if trainer.args.student_skills == "never" else "the policy"
-    rows = {skill: count or "" for skill, (count, _) in context.retriever.totals().items()}
+    rows = {skill: count for skill, (count, _) in context.retriever.totals().items() if count}
     return f"Skills that {reader} read in training:\n\n" + _table("skill", "episodes", rows)
 
 
 def _course(trainer: "SDARTrainer", run: dict[str, Any]) -> str:
-    hours, steps, processes = run.get("seconds", 0.0) / 3600, trainer.state.global_step, run.get("processes", 1)
+    seconds, steps, processes = run.get("seconds", 0.0), trainer.state.global_step, run.get("processes", 1)
     parts = [
         f"{steps} step{'s' if steps != 1 else ''}",
         f"{processes} process{'es' if processes != 1 else ''}",
-        f"{hours:.2g} hours" if hours else "",
+        duration(seconds) if seconds else "",
         f"seed {trainer.args.seed}",
         run.get("machine", ""),
         f"commit {run['commit']}" if run.get("commit") else "",
