@@ -152,7 +152,8 @@ class SDARTrainer(RowsGRPOTrainer, CardTrainer):
             model_name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = SDARConfig(f"{model_name.split('/')[-1]}-SDAR")
         model = policy_path(model) if isinstance(model, str) else model
-        checks.warn_of_slow_settings(args)
+        checks.check_args(args)
+        gate = checks.read_gate(gate)
         skills = checks.read_skills(skills, args)
         reads_skills = args.student_skills != "never"
         environments = environment_kinds(environment_factory)
