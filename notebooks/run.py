@@ -26,8 +26,8 @@ LOG_LINE = re.compile(r"^\[\d{4}-\d\d-\d\d [^\n]*\] \[[A-Z]+\][^\n]*\n", re.MULT
 
 
 def smaller(picture: str) -> str:
-    """A PNG in base64, in 48 colours."""
-    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB").quantize(48, dither=Image.Dither.NONE)
+    """A PNG in base64, in 128 colours."""
+    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB").quantize(128, dither=Image.Dither.NONE)
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()

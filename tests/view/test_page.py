@@ -55,19 +55,9 @@ def test_the_list_is_filtered_by_each_column(look, browser, write_run):
 
 def test_records_of_two_evaluations_are_beside_each_other(look, browser, tmp_path):
     for name, won in (("before", False), ("after", True)):
+        reason = "won" if won else "lost"
         records = [
-            Record(
-                f"shop/{number}",
-                "tea",
-                0,
-                won and number == 1,
-                0.5,
-                0.5,
-                3,
-                1.0,
-                "won" if won else "lost",
-                {"f1": 0.25},
-            )
+            Record(f"shop/{number}", "tea", 0, won and number == 1, 0.5, 0.5, 3, 1.0, reason, {"f1": 0.25})
             for number in range(3)
         ]
         lines = [{"about": {"seed": 0}}, *(record.to_dict() for record in records)]
