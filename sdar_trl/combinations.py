@@ -70,8 +70,6 @@ def check_combinations(args: Any) -> None:
         )
     if args.retriever == "embedding" and args.embedding_model is None:
         raise ValueError("`retriever='embedding'` needs `embedding_model`, a hub id or a folder.")
-    if args.max_completion_length is None:
-        raise ValueError("`max_completion_length` must be set: it is the token budget of an episode.")
     if args.remove_unused_columns:
         raise ValueError(
             "`remove_unused_columns` must stay False: environments and skills need the dataset's other columns."
