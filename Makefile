@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 
-.PHONY: venv demo test test-vllm lint tiny build clean
+.PHONY: venv demo test test-vllm lint notebooks tiny build clean
 
 venv: .venv/.installed
 
@@ -46,6 +46,10 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# run the notebooks and keep their outputs in them
+notebooks: venv
+	$(BIN)/python notebooks/run.py
 
 # rebuild the embedded policies' weights
 tiny: venv

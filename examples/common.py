@@ -116,8 +116,9 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
     """
     Train on a world, and evaluate before and after.
 
-    Writes into `output_dir` the model, `training.png`, `run.json`, `metrics.json` (the results), `panel.json` (the
-    tasks), and records of their episodes: `panel_before.jsonl`, `panel_after.jsonl` and the files of `curve/`.
+    Writes into `output_dir` the model and its card, `training.png`, `run.json`, `metrics.json` (the results),
+    `panel.json` (the tasks), and records of their episodes: `panel_before.jsonl`, `panel_after.jsonl` and the files of
+    `curve/`.
 
     Args:
         world_class (`type[World]`):
@@ -170,8 +171,6 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
         trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
         play_panel("after")
         trainer.save_model()
-        if training_args.push_to_hub:
-            trainer.push_to_hub(dataset_name=world.name)
     if is_main:
         written: dict[str, Any] = {name: result.to_dict() for name, result in results.items()}
         curve = curve_results(output_dir) if script_args.curve_every else {}
@@ -196,6 +195,10 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
         print("\n".join([*world.notes(), f"{seconds:.0f} seconds. Written to {output_dir}."]))
         if (output_dir / "episodes").exists():
             print(f"Its episodes, to look at: python -m sdar_trl.view {output_dir}")
+    if training_args.method != "skill_prompt":
+        trainer.create_model_card()  # it tells of what was written just now
+        if training_args.push_to_hub:
+            trainer.push_to_hub()
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:

@@ -117,6 +117,11 @@ class Chat:
         try:
             token = self._tail_ids("observation")[0]
         except Exception as error:
+            if self.tokenizer.chat_template is None:
+                raise ValueError(
+                    "The tokenizer has no chat template, as those of base models have none: take an instruct model, "
+                    "or set `tokenizer.chat_template` to that of one and pass it as `processing_class`."
+                ) from None
             raise ValueError(
                 "The chat template must render a user's and an assistant's messages whose contents are texts; it "
                 f"fails on them, or leaves them out ({type(error).__name__}: {error}). Use another `chat_template`."

@@ -84,13 +84,21 @@ def checkpoint_to_resume(resume_from_checkpoint: str | bool | None, output_dir: 
     run_dir = Path(output_dir) if asked is None else asked.parent
     folders = sort_checkpoints(str(run_dir), PREFIX_CHECKPOINT_DIR) if run_dir.is_dir() else []
     whole = [folder for folder in folders if _is_whole(Path(folder))]
+    if asked is not None and not asked.is_dir():
+        raise ValueError(
+            "`resume_from_checkpoint` is a checkpoint's folder, or `True` for the last one in `output_dir`; there is "
+            f"none at {asked}. {f'Those of that run: {folders}.' if folders else ''}".rstrip()
+        )
     if asked is not None:
         raise ValueError(
             f"{asked} is no whole checkpoint: it has no {COMPLETE}, which is written last. The run was probably "
             f"stopped while writing it. {f'Resume from {whole[-1]}.' if whole else 'No other one beside it is whole.'}"
         )
     if not whole:
-        raise ValueError(f"No whole checkpoint in {run_dir}.")
+        raise ValueError(
+            f"No whole checkpoint in {run_dir}. Begin anew, without `resume_from_checkpoint`; `save_strategy` and "
+            "`save_steps` say when checkpoints are written."
+        )
     for folder in folders[folders.index(whole[-1]) + 1 :]:
         logger.warning("%s was cut while it was being written, and is passed over.", folder)
     return whole[-1]

@@ -7,6 +7,7 @@ import copy
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,48 @@ _TRIED_ROWS = 3
 _ROWS_READ = 1000  # at once
 # what TRL takes for pictures, and what it calls reward functions with
 _NAMES_OF_TRL = {"image", "images", "prompts", "completions"}
+
+
+# Arguments
+
+
+def check_args(args: Any) -> None:
+    """Refuse a configuration that is none, and say what makes a run on a CPU needlessly slow."""
+    if not hasattr(args, "sdar_coef"):
+        raise ValueError(
+            f"`args` must be an `SDARConfig`, got {type(args).__name__}. It takes every argument of `GRPOConfig`: "
+            '`SDARConfig(output_dir="outputs")`.'
+        )
+    if args.bf16 and args.device.type == "cpu":
+        logger.warning(
+            "`bf16` is on, as is TRL's default, and this run is on a CPU, where it makes a step 4 to 8 times slower. "
+            "Pass `bf16=False`."
+        )
+
+
+def read_gate(gate: Any) -> Callable | None:
+    """A gate of the user's own, whose weights are checked wherever it is called."""
+    expected = "`gate` must be a function of (gap, entropy, gate_beta) to a weight for each token, of the gap's shape"
+    if gate is None:
+        return None
+    if not callable(gate):
+        raise ValueError(f"{expected}; got {gate!r}. One by its name is an option: `SDARConfig(gate=...)`.")
+    with suppress(ValueError):  # some built-in functions do not tell what they take
+        try:
+            inspect.signature(gate).bind(None, None, None)
+        except TypeError as error:
+            raise TypeError(f"{expected}; `{getattr(gate, '__name__', gate)}` is not: {error}.") from None
+
+    def checked(gap: Any, entropy: Any, beta: float) -> Any:
+        weights = gate(gap, entropy, beta)
+        shape = getattr(weights, "shape", repr(weights))
+        if shape != gap.shape:
+            raise ValueError(f"{expected}, {tuple(gap.shape)}; got {shape}.")
+        if not weights.isfinite().all():
+            raise ValueError(f"{expected}; got weights that are not finite.")
+        return weights
+
+    return checked
 
 
 # Skills
@@ -63,7 +106,8 @@ def read_skills(skills: Any, args: Any) -> SkillLibrary | TeacherContext | None:
         raise ValueError(
             f"`student_skills` is {args.student_skills!r}, so `skills` must be a `SkillLibrary`; got {skills!r}."
         )
-    if skills is not None and not isinstance(skills, SkillLibrary) and not callable(skills):
+    readable = isinstance(skills, SkillLibrary) or (callable(skills) and not isinstance(skills, type))
+    if skills is not None and not readable:
         raise ValueError(
             "`skills` must be a `SkillLibrary`, a folder of skills, a `SkillContext` (of a retriever: "
             f"`SkillContext(retriever)`) or a function from finished episodes to texts; got {skills!r}."
@@ -321,6 +365,8 @@ def _advised(reason: str) -> str:
             "`reset` is given every column of the row by name: let it take those that it has no use for, as in "
             "`reset(self, *, code, **_)`."
         )
+    elif "missing" in reason and "argument" in reason:
+        advice = "`reset` is given the columns of `train_dataset` by name, and none is called so."
     else:
         advice = "`sdar_trl.check_env(environment, tasks)` plays it by hand."
     return f"{reason.rstrip('.')}. {advice}"
@@ -345,16 +391,4 @@ def check_first_rollout(episodes: Sequence[Episode]) -> None:
         raise RuntimeError(
             f"The environment failed in all {len(failed)} episodes of the first rollout, so there is nothing to train "
             f"on. In the first{'' if task_id is None else f', of task {short(task_id)}'}: {_advised(reason)}"
-        )
-
-
-# The machine
-
-
-def warn_of_slow_settings(args: Any) -> None:
-    """Say what makes a run on a CPU needlessly slow."""
-    if args.bf16 and args.device.type == "cpu":
-        logger.warning(
-            "`bf16` is on, as is TRL's default, and this run is on a CPU, where it makes a step 4 to 8 times slower. "
-            "Pass `bf16=False`."
         )

@@ -1,8 +1,29 @@
 """Which options of [`SDARConfig`] go together."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from .vocabulary import FULL_DIVERGENCES
+
+
+def check_types(args: Any, types: Mapping[str, Any]) -> None:
+    """
+    Refuse values of another type than their option's: `"0.01"` for a number, or `None` where there must be one.
+
+    Args:
+        args ([`SDARConfig`]):
+            The configuration.
+        types (`dict[str, type]`):
+            What each option is.
+
+    Raises:
+        `ValueError`: if one is not.
+    """
+    for name, kind in types.items():
+        value = getattr(args, name)
+        if not isinstance(value, int | float if kind is float else kind):
+            expected = getattr(kind, "__name__", str(kind))
+            raise ValueError(f"`{name}` must be of type {expected}, got {value!r} ({type(value).__name__}).")
 
 
 def check_combinations(args: Any) -> None:
@@ -42,10 +63,13 @@ def check_combinations(args: Any) -> None:
             f"training as well; got student_skills={args.student_skills!r} with sdar_coef={args.sdar_coef}. Set "
             "one of them to 'never' or 0."
         )
+    if args.temperature <= 0:
+        raise ValueError(
+            f"`temperature` must be above 0, got {args.temperature}: the episodes of a group would all be the same. "
+            "(`evaluate_trainer` takes 0.)"
+        )
     if args.retriever == "embedding" and args.embedding_model is None:
         raise ValueError("`retriever='embedding'` needs `embedding_model`, a hub id or a folder.")
-    if args.max_completion_length is None:
-        raise ValueError("`max_completion_length` must be set: it is the token budget of an episode.")
     if args.remove_unused_columns:
         raise ValueError(
             "`remove_unused_columns` must stay False: environments and skills need the dataset's other columns."

@@ -126,7 +126,7 @@ def plot_curves(arms: Sequence[Arm], path: str | Path, measure: str = "success")
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError as error:
-        raise ImportError("Plots need matplotlib: `pip install sdar-trl[plot]`.") from error
+        raise ImportError('Plots need matplotlib: `pip install "sdar-trl[plot]"`.') from error
 
     curves = {arm.name: curve for arm in arms if (curve := curve_of(arm, measure))}
     if not curves:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, fields
 
 from trl import GRPOConfig
 
-from .combinations import check_combinations
+from .combinations import check_combinations, check_types
+from .envs.border import not_one_of
 from .losses import GATES, SAMPLED_DIVERGENCES, SCHEDULES
 from .methods import METHODS
 from .skills import RETRIEVERS
@@ -373,6 +374,7 @@ class SDARConfig(GRPOConfig):
         for name, value in METHODS[self.method].items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
+        check_types(self, SDARConfig.__annotations__)
         for parameter in fields(SDARConfig):
             if parameter.name in SDARConfig.__annotations__ and "choices" in parameter.metadata:
                 self._check_one_of(parameter.name, parameter.metadata["choices"])
@@ -387,4 +389,4 @@ class SDARConfig(GRPOConfig):
 
     def _check_one_of(self, name: str, allowed: Iterable[str]) -> None:
         if getattr(self, name) not in allowed:
-            raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+            raise ValueError(not_one_of(f"`{name}`", allowed, getattr(self, name)))

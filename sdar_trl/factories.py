@@ -14,6 +14,13 @@ def _made_by(factory: Any) -> type:
     kind = shown_kind(factory)
     if inspect.isclass(kind):
         return kind
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise ValueError(
+            f"`environment_factory` is called without arguments, and {factory!r} takes some: {error}. What differs "
+            "between tasks is given to `reset`; for what does not, pass a `functools.partial`."
+        ) from None
     made = factory()
     if hasattr(made, "close"):
         close_worker(made)

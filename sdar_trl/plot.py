@@ -108,7 +108,7 @@ def plot_runs(runs: Mapping[str, Sequence[Dynamics]], path: str | Path) -> None:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError as error:
-        raise ImportError("Plots need matplotlib: `pip install sdar-trl[plot]`.") from error
+        raise ImportError('Plots need matplotlib: `pip install "sdar-trl[plot]"`.') from error
 
     figure = Figure(figsize=(16, 10), layout="constrained")
     for axes, title in zip(figure.subplots(3, 4).flat, PANELS, strict=True):

@@ -3,7 +3,8 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 from tqdm import tqdm
@@ -20,6 +21,40 @@ COLUMNS = {
     "panel/success": ("panel", "4.0%"),
 }
 """The metrics of a line: what each is called there, and how it is written."""
+
+
+TABLE_EVERY = 10
+"""After so many lines, a table of their means."""
+
+SHARES = {"success": "env/success/", "ended by": "env/stop/"}
+"""The rows of that table: what each is called, and how the names of its metrics begin."""
+
+
+def shares_table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """
+    Success by task type and how episodes ended, means over some steps.
+
+    Args:
+        entries (`list[dict]`):
+            What was logged at these steps.
+
+    Returns:
+        `str`: the table, two lines a row; of a single task type there is none to tell. `""` if there is nothing.
+    """
+    lines = []
+    for label, start in SHARES.items():
+        known = [
+            (n, value) for entry in entries for n, value in entry.items() if n.startswith(start) and value is not None
+        ]
+        names = sorted({name for name, _ in known})
+        means = {name.removeprefix(start): mean(value for n, value in known if n == name) for name in names}
+        cells = {name: f"{value:.0%}" for name, value in means.items() if value > 0 or label == "success"}
+        if len(cells) > 1:
+            widths = [max(len(name), 4) for name in cells]
+            for head, row in ((label, cells.keys()), ("", cells.values())):
+                text = "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+                lines.append(f"    {head:8}  {text}")
+    return "\n".join(lines)
 
 
 def columns_text(metrics: Mapping[str, Any]) -> str:
@@ -41,7 +76,8 @@ class StepLines(ProgressCallback):
     """
     A [`~transformers.TrainerCallback`] that prints one line for each step that is logged: step, reward, success,
     turns, gate, gap, success on a panel where one was played, the mean seconds of a step since the line before, and
-    the time left at the pace so far, with evaluations and checkpoints.
+    the time left at the pace so far, with evaluations and checkpoints. After each ten, a small table: success by task
+    type, and how episodes ended.
 
     In a terminal the bar of [`~transformers.ProgressCallback`] stays below the lines; without one, and with
     `disable_tqdm`, there are the lines alone. [`SDARTrainer`] uses it in place of Transformers' own; to have those
@@ -61,6 +97,7 @@ class StepLines(ProgressCallback):
         self.start, self.first = time.perf_counter(), state.global_step
         self.current_step = self.logged_step = self.first
         self.step_start, self.step_seconds = self.start, 0.0
+        self.entries: list[Mapping[str, Any]] = []  # since the last table
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         self.step_start = time.perf_counter()
@@ -85,6 +122,11 @@ class StepLines(ProgressCallback):
             return
         if "loss" in logs:
             self._write(self._step_line(state, logs))
+            self.entries.append(dict(logs))
+            if len(self.entries) == TABLE_EVERY:
+                if table := shares_table(self.entries):
+                    self._write(table)
+                self.entries = []
         elif "train_runtime" in logs:
             done = state.global_step - self.first
             self._write(f"{done} step{'s' if done != 1 else ''} in {duration(logs['train_runtime'])}")

@@ -15,11 +15,10 @@ an episode where its history grows, one turn where each prompt is rendered anew.
 
 From batching.py: `_batch_of_rows`, `_loop_episodes`, `_calculate_rewards`, `compute_loss` (which splits what is more
 than fits at once into micro-batches), `_score`, `_student_logps`, `_aggregate`; from scoring.py: all forwards; from
-checkpointing.py: exact resume.
+checkpointing.py: exact resume; from card.py: `create_model_card`.
 What is relied on beyond TRL's public interface is listed in tests/trl_hooks.py.
 """
 
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +39,7 @@ from trl.trainer.utils import get_config_model_id, pad
 from . import checks
 from .backends import trainer_backend
 from .batching import RowsGRPOTrainer
+from .card import CardTrainer
 from .config import SDARConfig
 from .contexts import SkillContext, TeacherContext, context_texts, skill_context, skill_records
 from .distillation import Distillation, taught_tokens, token_metrics
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
 
-class SDARTrainer(RowsGRPOTrainer):
+class SDARTrainer(RowsGRPOTrainer, CardTrainer):
     """
     Trainer for Self-Distilled Agentic Reinforcement Learning (SDAR): GRPO on episodes played in text environments,
     plus a token-gated distillation from the same model reading privileged context, such as skills.
@@ -124,20 +124,6 @@ class SDARTrainer(RowsGRPOTrainer):
     model: Any
     model_wrapped: Any
 
-    _tag_names = ["trl", "sdar"]
-    _name = "SDAR"
-    _paper = {
-        "title": "Self-Distilled Agentic Reinforcement Learning",
-        "id": "2605.15155",
-        # docstyle-ignore
-        "citation": textwrap.dedent("""\
-            @article{sdar2026,
-                title        = {{Self-Distilled Agentic Reinforcement Learning}},
-                year         = 2026,
-                eprint       = {arXiv:2605.15155},
-            }"""),
-    }
-
     def __init__(
         self,
         model: "str | PreTrainedModel | PeftModel",
@@ -166,7 +152,8 @@ class SDARTrainer(RowsGRPOTrainer):
             model_name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = SDARConfig(f"{model_name.split('/')[-1]}-SDAR")
         model = policy_path(model) if isinstance(model, str) else model
-        checks.warn_of_slow_settings(args)
+        checks.check_args(args)
+        gate = checks.read_gate(gate)
         skills = checks.read_skills(skills, args)
         reads_skills = args.student_skills != "never"
         environments = environment_kinds(environment_factory)

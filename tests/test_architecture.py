@@ -21,7 +21,7 @@ FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path
 HEAVY = {"torch", "accelerate", "transformers", "trl"}
 # where TRL's trainer is subclassed or handed on
 TRAINER_FILES = ["trainer.py", "batching.py", "loops.py", "checkpointing.py", "backends.py", "engine.py"]
-TRAINER_FILES += ["recording.py", "evaluation/play.py"]
+TRAINER_FILES += ["recording.py", "evaluation/play.py", "card.py"]
 
 PUBLIC = [
     "Episode",

@@ -38,6 +38,22 @@ def test_a_step_is_one_line_with_its_numbers(make_trainer, make_config, capsys):
     assert re.fullmatch(r"3 steps in \d\S* (s|min)", last)
 
 
+def test_after_each_ten_lines_a_table_tells_task_types_and_ends(make_trainer, make_config, capsys):
+    trainer = make_trainer(make_config(max_steps=11, per_device_train_batch_size=8))
+    trainer.train()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.startswith("step") for line in lines] == [True] * 10 + [False] * (len(lines) - 12) + [True, False]
+    table = lines[10:-2]
+    assert table[0].split() == ["success", "even", "odd"] and table[2].split()[:2] == ["ended", "by"]
+    ten = entries(trainer)[:10]
+    for name, cell in zip(("even", "odd"), table[1].split(), strict=True):
+        logged = [entry[f"env/success/{name}"] for entry in ten if f"env/success/{name}" in entry]
+        assert cell == f"{sum(logged) / len(logged):.0%}"
+    ended = dict(zip(table[2].split()[2:], table[3].split(), strict=True))
+    for name, cell in ended.items():
+        assert cell == f"{sum(entry[f'env/stop/{name}'] for entry in ten) / 10:.0%}"
+
+
 def test_without_a_teacher_there_is_neither_gate_nor_gap(make_trainer, make_config, capsys):
     make_trainer(make_config(max_steps=1, sdar_coef=0.0)).train()
     line = capsys.readouterr().out.splitlines()[0]

@@ -514,7 +514,7 @@ def test_trl_evaluation_works_and_weighs_all_episodes_alike(make_trainer, make_c
         ({"sdar_coef": -1.0}, "`sdar_coef` must not be negative"),
         ({"max_turns": 0}, "`max_turns` must be at least 1"),
         ({"teacher_overflow": "cut"}, "`teacher_overflow` must be one of error, skip"),
-        ({"max_completion_length": None}, "token budget of an episode"),
+        ({"max_completion_length": None}, "`max_completion_length` must be of type int, got None"),
         ({"remove_unused_columns": True}, "must stay False"),
         ({"num_generations": 3}, "must be divisible by num_generations"),
     ],

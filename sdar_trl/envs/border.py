@@ -7,9 +7,10 @@ this border a reward is a finite `float`, a flag a `bool`, and text can be encod
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from difflib import get_close_matches
 from enum import Enum
 from typing import Any, SupportsFloat, SupportsIndex
 
@@ -265,6 +266,14 @@ def plain(value: Any) -> Any:
         if type(items) is not type(value):  # NumPy's longdouble stays one
             return plain(items)
     return _text(value)
+
+
+def not_one_of(name: str, allowed: Iterable[str], got: Any) -> str:
+    """What to say of a value that is none of those there are, with the one that was probably meant."""
+    allowed = list(allowed)
+    close = get_close_matches(str(got), allowed, n=1)
+    meant = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{name} must be one of {', '.join(allowed)}, got {got!r}.{meant}"
 
 
 def short(value: Any, length: int = 200) -> str:

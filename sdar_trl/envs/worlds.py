@@ -1,11 +1,12 @@
 """Worlds: an environment with its tasks, its skills and its limits, by one name."""
 
 import functools
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, fields
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from .border import not_one_of
 
 
 if TYPE_CHECKING:
@@ -87,9 +88,7 @@ def world_class(name: str) -> type[World]:
         `ImportError`: if a package that it needs is not installed; the message says how to install it.
     """
     if name not in WORLDS:
-        close = get_close_matches(name, WORLDS, n=1)
-        meant = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"A world must be one of {', '.join(WORLDS)}, got {name!r}.{meant}")
+        raise ValueError(not_one_of("A world", WORLDS, name))
     module, _, attribute = WORLDS[name].partition(":")
     return getattr(import_for(name, module), attribute)
 
@@ -118,7 +117,12 @@ def load_world(name: str, **arguments: Any) -> World:
         [`World`]: the world.
 
     Raises:
-        `ValueError`: if there is no such world.
+        `ValueError`: if there is no such world, or it has no such argument.
         `ImportError`: if a package that it needs is not installed.
     """
-    return world_class(name)(**arguments)
+    kind = world_class(name)
+    names = [argument.name for argument in fields(kind)]
+    for argument in arguments:
+        if argument not in names:
+            raise ValueError(not_one_of(f"An argument of {name}", names, argument))
+    return kind(**arguments)

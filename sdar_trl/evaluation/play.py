@@ -130,7 +130,7 @@ def evaluate(
     tasks: Any,
     *,
     tries: int = 1,
-    skills: SkillLibrary | SkillContext | None = None,
+    skills: SkillLibrary | SkillContext | str | Path | None = None,
     batch_size: int = 64,
     seed: int = 0,
     on_episode: Callable[[Episode], None] = lambda episode: None,
@@ -149,7 +149,7 @@ def evaluate(
             The panel's tasks, see [`Panel`].
         tries (`int`, *optional*, defaults to `1`):
             Episodes of each task.
-        skills ([`SkillLibrary`] or [`SkillContext`], *optional*):
+        skills ([`SkillLibrary`], its folder, or [`SkillContext`], *optional*):
             If given, the policy reads the skills retrieved for each task. In SDAR the student never does.
         batch_size (`int`, *optional*, defaults to `64`):
             Episodes played at once.
@@ -166,6 +166,7 @@ def evaluate(
     Returns:
         `list[Record]`: one per episode, in the order of the tasks.
     """
+    skills = SkillLibrary.from_folder(skills) if isinstance(skills, str | Path) else skills
     context = SkillContext(skills) if isinstance(skills, SkillLibrary) else skills
     panel = _Evaluation(tasks, tries, seed, path, about or {})
     with _seeded(seed):
@@ -297,6 +298,11 @@ def evaluate_trainer(
         `list[Record]`: one per episode, in the order of the tasks, the same on every process. The policy reads no
         skills, unless `student_skills` says so.
     """
+    if not hasattr(trainer, "rollout"):
+        raise ValueError(
+            "`evaluate_trainer` plays text environments, and this trainer has none: its loop is TRL's. Give it an "
+            "`eval_dataset` and call `trainer.evaluate()`."
+        )
     accelerator = trainer.accelerator
     index, count, is_main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     about = {"temperature": temperature, **(about or {})}

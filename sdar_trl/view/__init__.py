@@ -32,7 +32,7 @@ def episode_files(run: Path) -> list[Path]:
 
     Args:
         run (`Path`):
-            A run's output folder, or a file of episodes as JSON lines.
+            A run's output folder, or a file of episodes or of records as JSON lines.
 
     Returns:
         `list[Path]`: the files, in the order of their names.
@@ -53,7 +53,8 @@ def episode_files(run: Path) -> list[Path]:
 
 def read_episodes(run: Path) -> Iterator[dict[str, Any]]:
     """
-    The episodes of a run as they were written, each with its `step`: the name of its file where it has none.
+    The episodes of a run as they were written, each with its `step`: the name of its file where it has none. Of a file
+    of records (`panel_after.jsonl`), what is known of each: how it ended, and not what was said.
 
     Args:
         run (`Path`):
@@ -64,15 +65,36 @@ def read_episodes(run: Path) -> Iterator[dict[str, Any]]:
     """
     for path in episode_files(run):
         with path.open(encoding="utf-8") as file:
+            recorded = False
             for number, line in enumerate(file, start=1):
                 try:
                     episode = json.loads(line)
+                    if number == 1 and "about" in episode:
+                        recorded = True
+                        continue
+                    if recorded:
+                        episode = of_record(episode)
                     episode["turns"], episode["task"]
                 except (ValueError, TypeError, KeyError) as error:
                     raise ValueError(
                         f"{path}, line {number}: expected an episode as JSON, got {line[:80]!r}."
                     ) from error
                 yield {"step": path.stem, **episode}
+
+
+def of_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of an evaluation in the shape of an episode, whose turns are only counted."""
+    shown = ("score", "valid_actions", "attempt", "seed")
+    return {
+        "task": {"task_id": record["task_id"], "task_type": record["task_type"]},
+        "turns": [],
+        "turn_count": record["turns"],
+        "stop_reason": record["stop_reason"],
+        "success": record["success"],
+        "return": record["return"],
+        "info": {**{name: record[name] for name in shown}, **record["metrics"]},
+        "feedback": "A record of an evaluation: what was said is not kept.",
+    }
 
 
 def run_names(runs: Sequence[Path]) -> list[str]:
@@ -109,7 +131,7 @@ def summary(episode: Mapping[str, Any], run: int) -> list[Any]:
         bool(episode.get("success")),
         episode.get("stop_reason") or "",
         episode.get("return"),
-        len(turns),
+        episode.get("turn_count", len(turns)),
         mean(gaps),
         mean(abs(gap) for gap in gaps if gap is not None),
         str(prompt[-1].get("content", ""))[:200],

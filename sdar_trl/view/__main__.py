@@ -42,7 +42,7 @@ def main(args: list[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser("python -m sdar_trl.view", description="Episodes of runs as a page to look at.")
     parser.add_argument(
-        "runs", metavar="RUN", nargs="+", type=Path, help="a run's output folder, or a file of episodes as JSON lines"
+        "runs", metavar="RUN", nargs="+", type=Path, help="a run's output folder, or a file of episodes or of records"
     )
     parser.add_argument(
         "--output", type=Path, help="the page (default: episodes.html beside the first RUN's episodes)"

@@ -7,6 +7,8 @@ from collections import Counter
 import pytest
 from conftest import made_episode
 
+from sdar_trl import Record
+
 
 TIP = "document.getElementById('tip')"
 TOKENS = "document.querySelectorAll('.t')"
@@ -49,6 +51,24 @@ def test_the_list_is_filtered_by_each_column(look, browser, write_run):
     assert choose(browser, "success", "Won").startswith(f"{won} of 50")
     browser.press("/", *"walk/9")
     assert texts(browser, ".row") and all("walk/9" in row for row in texts(browser, ".row"))
+
+
+def test_records_of_two_evaluations_are_beside_each_other(look, browser, tmp_path):
+    for name, won in (("before", False), ("after", True)):
+        reason = "won" if won else "lost"
+        records = [
+            Record(f"shop/{number}", "tea", 0, won and number == 1, 0.5, 0.5, 3, 1.0, reason, {"f1": 0.25})
+            for number in range(3)
+        ]
+        lines = [{"about": {"seed": 0}}, *(record.to_dict() for record in records)]
+        (tmp_path / f"panel_{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    look(tmp_path / "panel_before.jsonl", tmp_path / "panel_after.jsonl")
+    assert choose(browser, "success", "Won") == "1 of 6 episodes, 100% won"
+    browser.press("j", "b")
+    browser.wait("document.querySelectorAll('article').length == 2")
+    won, lost = texts(browser, "article")
+    assert "shop/1" in won and "shop/1" in lost and "3 turns" in won and "f1: 0.25" in won
+    assert "what was said is not kept" in won and browser.errors == []
 
 
 def test_the_list_can_be_ordered(look, browser, write_run):
