@@ -291,8 +291,7 @@ class Rollout:
             error = BorderError(
                 "A prompt must leave room for a response (`max_response_length`) in the model's context of "
                 f"{self.context_length} tokens; got {len(ids)} tokens, {needed} with a response, in task "
-                f"{short(seat.episode.task.get('task_id', ''))}. Shorten it, lower `max_response_length`, or use "
-                "another model."
+                f"{short(seat.episode.task.get('task_id', ''))}. Shorten it or lower `max_response_length`."
             )
             if not self._begun:
                 raise error

@@ -35,7 +35,7 @@ RUN_BY = {
     "search_qa.md": "test_pages.py",
     "skills.md": "test_docs.py",
 }
-FOREIGN = {"alfworld-download", "trl", "pip", "cd", "source", "export"}  # programs of others
+FOREIGN = {"alfworld-download", "vllm", "pip", "cd", "source", "export"}  # programs of others
 
 
 def python_of(page):
