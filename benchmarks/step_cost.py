@@ -19,6 +19,8 @@ counted: no self-distillation that adds a forward to TRL's step can go below it.
 Peak memory is what the step adds to the process that has imported everything: on a GPU the allocator's peak, on a CPU
 the resident set's.
 
+The JSON file is written case by case; the same command goes on with one that was stopped.
+
 Last, the memory of a whole-vocabulary divergence alone, forward and backward, over the number of tokens.
 """
 
@@ -28,6 +30,7 @@ import random
 import statistics
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -293,8 +296,13 @@ def main() -> None:
             for name in names
         ]
 
+    options = {name: value for name, value in vars(args).items() if name != "json"}
+    done: dict[str, Any] = {}
+    if args.json and Path(args.json).exists() and "summary" not in (found := json.loads(Path(args.json).read_text())):
+        done = found if found["options"] == options else {}
+
     main_case = {"size": args.size, "shape": args.shape, "checkpointing": not args.no_checkpointing}
-    methods = compared(main_case, OURS)
+    methods = done["methods"] if done else compared(main_case, OURS)
     print(table(methods), flush=True)
     cases: list[dict[str, Any]] = [
         {"size": size, "shape": shape, "checkpointing": checkpointing}
@@ -307,8 +315,9 @@ def main() -> None:
             (args.large, "equal", True),
         )
     ]
-    shapes = []
-    for case in [main_case, *cases]:
+    shapes: list[dict[str, Any]] = done.get("cases", [])
+    for case in [main_case, *cases][len(shapes) :]:
+        write_json(args.json, {"options": options, "methods": methods, "cases": shapes})
         found = methods if case is main_case else compared(case, ["grpo", "sdar"])
         of = {row["method"]: row for row in found}
         flops = {
@@ -351,7 +360,7 @@ def main() -> None:
     }
     print(table(shapes), table(memory), *(f"{name}: {value:.3f}" for name, value in summary.items()), sep="\n\n")
     result = {"methods": methods, "cases": shapes, "divergence_memory": memory, "summary": summary}
-    write_json(args.json, {"options": vars(args), **result})
+    write_json(args.json, {"options": options, **result})
 
 
 if __name__ == "__main__":
