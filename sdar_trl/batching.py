@@ -12,16 +12,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 from torch.nn.parallel import DistributedDataParallel
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
+from .anchors import at_tokens, episode_steps, step_advantages
 from .distillation import chosen_episodes
 from .envs.border import Border
 from .episodes import Episode, Turn, as_messages
 from .losses import aggregate_loss, importance_sampling_ratio
-from .metrics import Metrics, count_rows, divide_by_shares, merged_micro_batches
+from .metrics import Metrics, add_token_means, count_rows, divide_by_shares, merged_micro_batches
 from .rows import Row, joined, micro_batches, padded_count, rows_batch, sampled_tokens, split_by_length, was_cut
 from .scoring import Scored, ScoringGRPOTrainer
 
@@ -72,9 +73,19 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
 
     def _chosen_episodes(self, advantages: torch.Tensor) -> torch.Tensor:
         """Which of this process's episodes have a teacher, by their advantages, shape (E,)."""
-        group_size: Any = self.num_generations if self.model.training else self.num_generations_eval
         args: Any = self.args
-        return chosen_episodes(args.distill_on, self.episodes, advantages, group_size, self.accelerator)
+        return chosen_episodes(args.distill_on, self.episodes, advantages, self._group_size, self.accelerator)
+
+    def _step_advantages(self, output: dict[str, Any]) -> torch.Tensor:
+        """The episodes' advantages with GiGPO's of each turn added, at its tokens, shape (B, T)."""
+        args: Any = self.args
+        steps = [episode_steps(one, args.step_discount, args.invalid_action_penalty) for one in self.episodes]
+        found, anchored = step_advantages(gather_object(steps), self._group_size, args.scale_rewards != "none")
+        self._mode_metrics["gigpo/anchored_turns"].extend(float(one) for episode in anchored for one in episode)
+        own = found[self.accelerator.process_index * len(steps) :][: len(steps)]
+        return output["advantages"].unsqueeze(1) + args.step_coef * at_tokens(
+            own, output["row_turns"], sampled_tokens(output)
+        )
 
     def _batch_of_rows(self, output: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
         """
@@ -243,6 +254,17 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         divide_by_shares(self._mode_metrics)
         super().log(logs, start_time)
+
+    def _log_tokens(self, values: dict[str, torch.Tensor], mask: torch.Tensor, now: dict[str, float]) -> None:
+        """Log means over the tokens of a mask, shape (B, T), and numbers as they are now."""
+        add_token_means(self._mode_metrics, self.accelerator, values, mask)
+        for name, value in now.items():
+            self._mode_metrics[name].append(value)
+
+    @property
+    def _group_size(self) -> Any:
+        """Episodes of a task, a number."""
+        return self.num_generations if self.model.training else self.num_generations_eval
 
     @property
     def _micro_batch_size(self) -> int:

@@ -119,9 +119,14 @@ def read_tasks(dataset: Any, environment_factory: Any, args: Any, plays_text: bo
         The dataset.
 
     Raises:
-        `ValueError`: if there are fewer tasks than a batch needs, or columns or prompts that text environments cannot
-            use.
+        `ValueError`: if there are fewer tasks than a batch needs, columns or prompts that text environments cannot
+            use, or no turns to compare with `step_coef`.
     """
+    if args.step_coef > 0 and not plays_text:
+        raise ValueError(
+            "`step_coef` compares the turns of episodes, and TRL's own loops do not tell them apart; pass an "
+            "`environment_factory` whose environments have `step`, or set `step_coef=0`."
+        )
     needed = args.generation_batch_size // args.num_generations
     if dataset is None and plays_text:
         if isinstance(environment_factory, Mapping):

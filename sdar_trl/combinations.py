@@ -1,8 +1,37 @@
-"""Which options of [`SDARConfig`] go together."""
+"""Which values of [`SDARConfig`] make sense, and which options go together."""
 
 from typing import Any
 
 from .vocabulary import FULL_DIVERGENCES
+
+
+NOT_NEGATIVE = (
+    *("sdar_coef", "policy_coef", "step_coef", "step_discount", "advantage_clip", "gate_beta"),
+    *("ucb_c", "invalid_action_penalty"),
+)
+COUNTS = (
+    *("max_turns", "max_response_length", "history_window", "schedule_steps", "divergence_top_k"),
+    *("skills_top_k", "max_context_tokens", "max_cache_tokens", "save_episodes_every"),
+)
+
+
+def check_numbers(args: Any) -> None:
+    """
+    Refuse numbers that mean nothing by themselves.
+
+    Args:
+        args ([`SDARConfig`]):
+            The configuration.
+
+    Raises:
+        `ValueError`: if one is too small; it says which.
+    """
+    for name in NOT_NEGATIVE:
+        if getattr(args, name) < 0:
+            raise ValueError(f"`{name}` must not be negative, got {getattr(args, name)}.")
+    for name in COUNTS:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {getattr(args, name)}.")
 
 
 def check_combinations(args: Any) -> None:
@@ -29,6 +58,11 @@ def check_combinations(args: Any) -> None:
                 "With `signal='advantage'`, `sdar_coef` and `advantage_clip` lie in [0, 1], lest advantages "
                 f"change their sign; got {args.sdar_coef} and {args.advantage_clip}."
             )
+    if args.step_coef > 0 and (args.policy_coef == 0 or args.step_discount > 1):
+        raise ValueError(
+            "`step_coef` moves the advantages of the policy loss, by discounted returns: it needs `policy_coef` above "
+            f"0 and a `step_discount` of at most 1, got {args.policy_coef} and {args.step_discount}."
+        )
     if args.log_grad_share and args.signal == "advantage":
         raise ValueError("`log_grad_share` compares two losses; with `signal='advantage'` there is one.")
     if args.divergence_top_k is not None and args.divergence not in FULL_DIVERGENCES:

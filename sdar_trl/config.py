@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 
 from trl import GRPOConfig
 
-from .combinations import check_combinations
+from .combinations import check_combinations, check_numbers
 from .losses import GATES, SAMPLED_DIVERGENCES, SCHEDULES
 from .methods import METHODS
 from .skills import RETRIEVERS
@@ -33,8 +33,8 @@ class SDARConfig(GRPOConfig):
 
         method (`str`, *optional*, defaults to `"sdar"`):
             Which method's values the parameters marked "the method's" have where they are not given: `"sdar"`,
-            `"grpo"`, `"skill_grpo"`, `"skill_prompt"`, `"opsd"`, `"grpo_opsd"`, `"grpo_opsd_uniform"`, `"skill_sd"`
-            or `"rlsd"`. See `sdar_trl/methods.py`.
+            `"grpo"`, `"skill_grpo"`, `"gigpo"`, `"skill_prompt"`, `"opsd"`, `"grpo_opsd"`, `"grpo_opsd_uniform"`,
+            `"skill_sd"` or `"rlsd"`. See `sdar_trl/methods.py`.
         sdar_coef (`float`, *optional*, defaults to the method's):
             Weight of the self-distillation loss next to the policy loss (lambda in the paper, 0.01 for SDAR); with
             `signal="advantage"`, how far the advantages are moved. With `0.0` no teacher pass is run.
@@ -73,6 +73,11 @@ class SDARConfig(GRPOConfig):
         distill_on (`str`, *optional*, defaults to `"all"`):
             Which episodes have a teacher: `"all"`, those that `"failed"`, or with `"no_signal"` those of groups whose
             rewards are all the same, of which the policy loss learns nothing.
+        step_coef (`float`, *optional*, defaults to the method's):
+            Weight of GiGPO's step advantage, which is added to that of the episode (omega in its paper, 1 for GiGPO):
+            what followed a turn, against the turns of the task's other episodes that had the same observation.
+        step_discount (`float`, *optional*, defaults to `0.95`):
+            With `step_coef`, the discount per turn of what followed.
         log_grad_share (`bool`, *optional*, defaults to `False`):
             Log how large the distillation's gradient is against the policy loss's (`sdar/grad_share`), and the cosine
             of the angle between them (`sdar/grad_cosine`), at the cost of two more backward passes.
@@ -163,9 +168,8 @@ class SDARConfig(GRPOConfig):
     sdar_coef: float = field(
         default=None,  # type: ignore[assignment]
         metadata={
-            "help": "Weight of the self-distillation loss next to the policy loss (lambda in the paper), by default "
-            "the method's (SDAR: 0.01). With signal='advantage', how far the advantages are moved. With 0.0 no "
-            "teacher pass is run."
+            "help": "Weight of the self-distillation loss next to the policy loss, by default the method's (SDAR: "
+            "0.01). With signal='advantage', how far the advantages are moved. With 0.0 no teacher pass is run."
         },
     )
     sdar_coef_schedule: str = field(
@@ -204,10 +208,7 @@ class SDARConfig(GRPOConfig):
     )
     divergence_top_k: int | None = field(
         default=None,
-        metadata={
-            "help": "Reduces a whole-vocabulary divergence to the teacher's likeliest tokens at each position and one "
-            "bucket for all others."
-        },
+        metadata={"help": "Reduces a whole-vocabulary divergence to the teacher's likeliest tokens and one bucket."},
     )
     gate: str = field(
         default=None,  # type: ignore[assignment]
@@ -228,17 +229,11 @@ class SDARConfig(GRPOConfig):
     )
     schedule_steps: int | None = field(
         default=None,
-        metadata={
-            "help": "Steps that the schedules take; afterwards they stay where they end. By default the method's, or "
-            "all steps of the training."
-        },
+        metadata={"help": "Steps that the schedules take. By default the method's, or all steps of the training."},
     )
     normalize_entropy: bool = field(
         default=False,
-        metadata={
-            "help": "Divide the entropy by the logarithm of the vocabulary's size before it reaches the gate, so that "
-            "it lies in [0, 1]. The paper does not."
-        },
+        metadata={"help": "Divide the gate's entropy by the logarithm of the vocabulary's size. The paper does not."},
     )
     granularity: str = field(
         default="token",
@@ -254,6 +249,16 @@ class SDARConfig(GRPOConfig):
             "all the same ('no_signal').",
             "choices": ["all", "failed", "no_signal"],
         },
+    )
+    step_coef: float = field(
+        default=None,  # type: ignore[assignment]
+        metadata={
+            "help": "Weight of GiGPO's step advantage: what followed a turn, against turns of the task's other "
+            "episodes that had the same observation. By default the method's (SDAR: 0)."
+        },
+    )
+    step_discount: float = field(
+        default=0.95, metadata={"help": "With step_coef, the discount per turn of what followed."}
     )
     log_grad_share: bool = field(
         default=False,
@@ -285,10 +290,7 @@ class SDARConfig(GRPOConfig):
     )
     max_context_tokens: int | None = field(
         default=None,
-        metadata={
-            "help": "Most tokens of skills in a prompt. What does not fit is dropped whole, lowest rank first, and "
-            "counted."
-        },
+        metadata={"help": "Most tokens of skills in a prompt. What does not fit is dropped whole, lowest rank first."},
     )
     ucb_c: float = field(default=1.0, metadata={"help": "Weight of UCB's bonus for skills that were seldom tried."})
     ucb_per_task_type: bool = field(
@@ -308,10 +310,7 @@ class SDARConfig(GRPOConfig):
     )
     max_teacher_length: int | None = field(
         default=None,
-        metadata={
-            "help": "Longest teacher row (context, prompt and completion) in tokens. If None, the model's "
-            "max_position_embeddings."
-        },
+        metadata={"help": "Longest teacher row in tokens. If None, the model's max_position_embeddings."},
     )
     teacher_overflow: str = field(
         default="error",
@@ -342,10 +341,7 @@ class SDARConfig(GRPOConfig):
     )
     reuse_cache: bool = field(
         default=True,
-        metadata={
-            "help": "Keep the keys and values of a rollout from turn to turn, so that only new tokens are computed. "
-            "Concerns generation with Transformers' `generate`."
-        },
+        metadata={"help": "Keep a rollout's keys and values from turn to turn, with Transformers' `generate`."},
     )
     lean_forward: bool = field(
         default=True,
@@ -357,9 +353,8 @@ class SDARConfig(GRPOConfig):
     max_cache_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Most tokens of the episodes that one process plays at once with Transformers' `generate`, each "
-            "counted as its prompt and max_completion_length. A batch that needs more is played in waves. If None, "
-            "all episodes are played at once."
+            "help": "Most tokens of the episodes that one process plays at once with Transformers' `generate`. A "
+            "batch that needs more is played in waves. If None, all episodes are played at once."
         },
     )
     save_episodes_every: int | None = field(
@@ -376,13 +371,7 @@ class SDARConfig(GRPOConfig):
         for parameter in fields(SDARConfig):
             if parameter.name in SDARConfig.__annotations__ and "choices" in parameter.metadata:
                 self._check_one_of(parameter.name, parameter.metadata["choices"])
-        for name in ("sdar_coef", "policy_coef", "advantage_clip", "gate_beta", "ucb_c", "invalid_action_penalty"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        counts = ("max_turns", "max_response_length", "history_window", "schedule_steps", "divergence_top_k")
-        for name in (*counts, "skills_top_k", "max_context_tokens", "max_cache_tokens", "save_episodes_every"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        check_numbers(self)
         check_combinations(self)
 
     def _check_one_of(self, name: str, allowed: Iterable[str]) -> None:

@@ -35,6 +35,13 @@ def teacher_student_gap(teacher_logps: torch.Tensor, student_logps: torch.Tensor
     return (teacher_logps - student_logps).detach()
 
 
+def turn_numbers(sampled: torch.Tensor) -> torch.Tensor:
+    """The turn of each token, from 0 in each row: one begins where sampled tokens (1) follow others (0). Shape (B, T),
+    of tokens between two turns the one before."""
+    before = torch.nn.functional.pad(sampled, (1, 0))[:, :-1]
+    return ((sampled > before).cumsum(1) - 1).clamp(min=0)
+
+
 def turn_means(values: torch.Tensor, sampled: torch.Tensor) -> torch.Tensor:
     """
     The mean over each turn's sampled tokens, at each of them.
@@ -52,9 +59,7 @@ def turn_means(values: torch.Tensor, sampled: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor`: the means, 0 at other tokens, shape (B, T).
     """
-    sampled = sampled.to(values.dtype)
-    before = torch.nn.functional.pad(sampled, (1, 0))[:, :-1]
-    turn = ((sampled > before).cumsum(1) - 1).clamp(min=0)
+    turn, sampled = turn_numbers(sampled), sampled.to(values.dtype)
     empty = torch.zeros_like(values)
     sums = empty.scatter_add(1, turn, values * sampled)
     counts = empty.scatter_add(1, turn, sampled)
@@ -206,7 +211,7 @@ def rlsd_advantages(
 
     Args:
         advantages (`torch.Tensor`):
-            Advantage of each episode, shape (B,).
+            Advantage of each episode, shape (B,), or of each token, shape (B, T).
         gap (`torch.Tensor`):
             Teacher-student gap in nats, at the weights that sampled the tokens, shape (B, T).
         weight (`float`):
@@ -219,7 +224,7 @@ def rlsd_advantages(
     Returns:
         `torch.Tensor`: advantages, shape (B, T).
     """
-    advantages = advantages.unsqueeze(1)
+    advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages
     factor = torch.exp((torch.sign(advantages) * gap).clamp(-20, 20)).clamp(1 - clip, 1 + clip)
     return advantages * (1 + weight * mask * (factor - 1))
 

@@ -47,7 +47,7 @@ from .factories import environment_kinds, return_reward
 from .generation import trainer_backend
 from .gradients import watch_gradients
 from .losses import Gate
-from .metrics import add_episodes, add_token_means, add_values, timed
+from .metrics import add_episodes, add_values, timed
 from .models import base_model, is_sharded
 from .policies import policy_path
 from .progress import use_step_lines
@@ -278,6 +278,8 @@ class SDARTrainer(RowsGRPOTrainer):
         chosen = self._chosen_episodes(output["advantages"])  # (E + 1,)
         if self._plays_text:  # from E rows to all B; masked rows may follow them
             output = self._batch_of_rows(output, rows)
+        if self.args.step_coef > 0:
+            output["advantages"] = self._step_advantages(output)
         # a coefficient that has come down to 0 stays there; one that warms up is needed before it is used
         if self._scheduled("sdar_coef") > 0 or (self.args.sdar_coef > 0 and self.args.sdar_coef_schedule == "warmup"):
             with timed(self._mode_metrics, "time/teacher"):
@@ -391,10 +393,3 @@ class SDARTrainer(RowsGRPOTrainer):
         self.distillation.divergence.load_state_dict(state)
         if self._learns_skills and "retriever" in state:  # it may have been written without a teacher
             self.teacher_context.retriever.load_state_dict(state["retriever"])
-
-    # Logging
-
-    def _log_tokens(self, values: dict[str, torch.Tensor], mask: torch.Tensor, now: dict[str, float]) -> None:
-        add_token_means(self._mode_metrics, self.accelerator, values, mask)
-        for name, value in now.items():
-            self._mode_metrics[name].append(value)

@@ -2,12 +2,15 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from steps import gradients, scored_batch
 from toys import CountingEnv
 
+from sdar_trl.anchors import episode_steps, step_advantages
 from sdar_trl.distillation import chosen_episodes
+from sdar_trl.episodes import Episode, StopReason, Turn
 from sdar_trl.losses import rlsd_advantages, turn_means
 from sdar_trl.rows import sampled_tokens
 
@@ -145,3 +148,128 @@ def test_groups_reach_over_processes():
 def test_an_unknown_choice_is_told(make_config, name, values):
     with pytest.raises(ValueError, match=f"`{name}` must be one of {values}"):
         make_config(**{name: "x"})
+
+
+# GiGPO
+
+
+class Revisiting(CountingEnv):
+    """Says again where one was after each third response, so that states are met again, also within an episode."""
+
+    def reset(self, *, length, **task):
+        self.place = 0
+        return super().reset(length=4, **task)
+
+    def step(self, response):
+        step = super().step(response)
+        self.place += len(response) % 2
+        return type(step)(f"at {self.place}", len(response) / 10, step.terminated, False, len(response) % 3 > 0)
+
+
+def gigpo_reference(trainer, group_size, discount, penalty, weight):
+    """The advantage of each turn of each episode, by the paper's formulas, in float64."""
+    found = []
+    for start in range(0, len(trainer.episodes), group_size):
+        group = trainer.episodes[start : start + group_size]
+        rewards = [[turn.reward - penalty * (not turn.valid) for turn in episode.turns] for episode in group]
+        totals = np.array([sum(of_episode) for of_episode in rewards])
+        episode_advantages = (totals - totals.mean()) / (totals.std(ddof=1) + 1e-4)
+        states = {}
+        for episode, of_episode in zip(group, rewards, strict=True):
+            for k, turn in enumerate(episode.turns):
+                after = sum(discount**j * reward for j, reward in enumerate(of_episode[k:]))
+                states.setdefault(turn.observation, []).append(after)
+        for advantage, episode, of_episode in zip(episode_advantages, group, rewards, strict=True):
+            of_turns = []
+            for k, turn in enumerate(episode.turns):
+                after = sum(discount**j * reward for j, reward in enumerate(of_episode[k:]))
+                same = np.array(states[turn.observation])
+                step = (after - same.mean()) / (same.std(ddof=1) + 1e-4) if len(same) > 1 else 0.0
+                of_turns.append(advantage + weight * step)
+            found.append(of_turns)
+    return found
+
+
+@pytest.mark.parametrize("history", [{}, {"history": "window", "history_window": 1}])
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_gigpo_gives_each_turn_the_advantage_of_its_state_too(make_trainer, make_config, history, weight):
+    options = {"method": "gigpo", "step_coef": weight, "per_device_train_batch_size": 8, "step_discount": 0.9}
+    trainer = make_trainer(make_config(**options, **history), environment_factory=Revisiting)
+    inputs = scored_batch(trainer, count=8)
+    expected = gigpo_reference(trainer, 4, 0.9, 0.1, weight)
+    mask, rows = sampled_tokens(inputs), inputs["row_turns"].tolist()
+    assert inputs["advantages"].shape == mask.shape and len(rows) == (24 if history else 8)
+    steps = set()
+    for (episode, first, count), sampled, advantages in zip(rows, mask, inputs["advantages"], strict=True):
+        turns = range(first, first + count)
+        lengths = [len(trainer.episodes[episode].turns[k].response_ids) for k in turns]
+        wanted = [expected[episode][k] for k, length in zip(turns, lengths, strict=True) for _ in range(length)]
+        torch.testing.assert_close(advantages[sampled.bool()].tolist(), wanted, rtol=1e-4, atol=1e-4)
+        steps.update(wanted)
+    assert len(steps) > 12  # more than one an episode
+    anchored = trainer._metrics["train"]["gigpo/anchored_turns"]
+    assert len(anchored) == 32 and 8 < sum(anchored) <= 32
+
+
+@pytest.mark.parametrize("history", [{}, {"history": "window", "history_window": 1}])
+def test_gigpo_trains_on_these_advantages_and_rlsd_moves_them(make_trainer, make_config, history):
+    torch.manual_seed(0)
+    trainer = make_trainer(make_config(method="gigpo", **history), environment_factory=Revisiting)
+    inputs = scored_batch(trainer)
+    plain = make_trainer(make_config(method="grpo", **history), environment_factory=Revisiting)
+    scored = scored_batch(plain)["advantages"]
+    found, others = gradients(trainer, inputs), gradients(plain, inputs)
+    assert all(torch.equal(found[name], others[name]) for name in found)  # TRL's own loss, of token advantages
+    assert scored.dim() == 1
+    unmoved = gradients(plain, {**inputs, "advantages": scored})
+    assert any(not torch.equal(found[name], unmoved[name]) for name in found)
+    moved = make_trainer(make_config(method="rlsd", step_coef=1.0, **history), environment_factory=Revisiting)
+    both = scored_batch(moved)
+    gap = both["teacher_per_token_logps"] - moved._student_logps(both)
+    expected = rlsd_advantages(inputs["advantages"], gap, 0.5, 0.2, both["teacher_mask"])
+    torch.testing.assert_close(both["advantages"], expected)
+
+
+def test_without_a_step_coefficient_gigpo_is_grpo_to_the_bit(make_trainer, make_config):
+    found = []
+    for options in ({"method": "gigpo", "step_coef": 0.0}, {"method": "grpo"}):
+        trainer = make_trainer(make_config(**options), environment_factory=Revisiting)
+        trainer.train()
+        found.append({name: weights.detach().clone() for name, weights in trainer.model.named_parameters()})
+    assert all(torch.equal(found[0][name], weights) for name, weights in found[1].items())
+
+
+def test_an_anchor_is_of_one_task_and_a_step_alone_has_no_advantage():
+    episodes = [[("a", 1.0), ("b", 5.0)], [("a", 3.0)], [("a", 7.0)], []]
+    found, anchored = step_advantages(episodes, 2, scale=False)
+    assert found == [[-1.0, 0.0], [1.0], [0.0], []]
+    assert anchored == [[True, False], [True], [False], []]
+    scaled, _ = step_advantages(episodes, 2, scale=True)
+    assert scaled[1][0] == pytest.approx(1 / (2**0.5 + 1e-4))
+
+
+def test_an_episode_whose_environment_failed_says_nothing_of_a_step():
+    turns = [Turn("a", [], [1], "x", reward=1.0), Turn("b", [], [1], "x", reward=2.0, valid=False)]
+    ended, failed = Episode({}, [], turns, StopReason.LOST), Episode({}, [], turns, StopReason.ENV_ERROR)
+    assert episode_steps(ended, 0.5, 0.1) == [("a", 1.95), ("b", 1.9)]
+    assert episode_steps(failed, 0.5, 0.1) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"step_coef": -1.0}, "`step_coef` must not be negative"),
+        ({"method": "gigpo", "policy_coef": 0.0}, "it needs `policy_coef` above 0"),
+        ({"method": "gigpo", "step_discount": 1.5}, "a `step_discount` of at most 1"),
+    ],
+)
+def test_step_advantages_that_make_no_sense_are_refused(make_config, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_config(**options)
+
+
+def test_trls_own_loops_have_no_steps_to_compare(make_trainer, make_config):
+    with pytest.raises(ValueError, match="do not tell them apart"):
+        make_trainer(
+            make_config(method="gigpo"), environment_factory=None, reward_funcs=lambda completions, **_: [0.0]
+        )
