@@ -1,0 +1,323 @@
+"""
+When does self-distillation help? Methods against each other on the embedded worlds, at equal steps and episodes.
+
+    make study                                                                    # two cores, a night
+    python benchmarks/study.py --worlds questions --seeds 0 1 2 --json benchmarks/results/study.json
+    python benchmarks/study.py --worlds questions --arms sdar_entropy sdar_turn    # ablations
+    python benchmarks/study.py --report --json study.json                         # what there is, without another run
+    python benchmarks/study.py --quick                                            # minutes: shows that it runs
+
+Each run is a process of its own and a folder of `--output`; those that are finished are not run again, so it can be
+stopped and started at any time. All arms of a seed come before the next seed, so that a part of a study is one too.
+
+In a world every arm has the steps, episodes and settings of the world's training script, but for what `ARMS` says. The
+coefficient of the arms called `tuned` is chosen first: one run for each of `COEFFICIENTS`, with a seed that is not
+used again, and the highest success on the validation panel at the last step. The test panel is played once, at the end
+of each run: without skills, and with them, which is what the teacher reads.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of two runs at once, each has a core
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+
+from sdar_trl.compare import compare, comparison_table, plot_curves
+from sdar_trl.evaluation.comparison import Arm, Run, subtract, values
+from sdar_trl.methods import METHODS
+from sdar_trl.runs import provenance
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A world, and in what a run differs from its training script."""
+
+    world: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+WORLDS = {
+    "questions": Setting("search_qa", {"max_steps": 30}),
+    "shop": Setting("webshop"),
+    "sparse_shop": Setting("webshop", {"reward": "success"}),
+    "household": Setting("alfworld"),
+}
+
+COEFFICIENTS = (0.1, 0.5, 2.0)
+CHOICE_SEED = 100
+TUNED = {"sdar_coef": "tuned"}
+
+ARMS: dict[str, dict[str, Any]] = {
+    "sdar": {"method": "sdar"},
+    "grpo": {"method": "grpo"},
+    "grpo_opsd": {"method": "grpo_opsd"},
+    "sdar_tuned": {"method": "sdar", **TUNED},
+    "grpo_opsd_tuned": {"method": "grpo_opsd", **TUNED},
+    "gigpo": {"method": "gigpo"},
+    "rlsd": {"method": "rlsd"},
+    "sdar_random": {"method": "sdar", "retriever": "random", **TUNED},
+    "sdar_full": {"method": "sdar", "retriever": "full", **TUNED},
+}
+"""What `make study` runs. The published coefficient is 0.01; `tuned` is what validation says."""
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "opsd": {"method": "opsd"},
+    "grpo_opsd_uniform": {"method": "grpo_opsd_uniform"},
+    "skill_sd": {"method": "skill_sd"},
+    "skill_grpo": {"method": "skill_grpo"},
+    "sdar_entropy": {"method": "sdar", "gate": "entropy", **TUNED},
+    "sdar_soft_or": {"method": "sdar", "gate": "soft_or", **TUNED},
+    "sdar_reverse_kl": {"method": "sdar", "divergence": "reverse_kl", **TUNED},
+    "sdar_score": {"method": "sdar", "divergence": "sampled_score", **TUNED},
+    "sdar_ucb": {"method": "sdar", "retriever": "ucb", **TUNED},
+    "sdar_turn": {"method": "sdar", "granularity": "turn", **TUNED},
+    "sdar_failed": {"method": "sdar", "distill_on": "failed", **TUNED},
+    "sdar_no_signal": {"method": "sdar", "distill_on": "no_signal", **TUNED},
+    "gigpo_sdar": {"method": "sdar", "step_coef": 1.0, **TUNED},
+}
+
+QUICK = {"max_steps": 2, "per_device_train_batch_size": 16, "panel_size": 8, "curve_size": 4}
+
+LOGGED = (
+    *("env/success", "reward", "frac_reward_zero_std", "env/turns", "gigpo/anchored_turns"),
+    *("sdar/gap_mean", "sdar/gap_won", "sdar/gap_lost", "sdar/large_gap", "sdar/gate_mean", "sdar/gate_large_gap"),
+    *("sdar/grad_share", "sdar/grad_cosine"),
+)
+"""Of what a run logged, what its result has: the mean over its first and over its last third."""
+
+
+# One run
+
+
+def train_one(setting: Setting, options: dict[str, Any], folder: Path) -> None:
+    """Train, play the test panel without and with skills, and write `result.json`; without steps, play alone."""
+    from common import make_trainer, parse, write_json
+
+    from sdar_trl.envs import world_class
+    from sdar_trl.evaluation import PanelCallback, evaluate, policy_rollout, summarize, world_panel
+    from sdar_trl.runs import note_run, read_run
+
+    demo = {**import_module(f"train_{setting.world}").DEMO, "output_dir": str(folder)}
+    given = [f"--{name}={value}" for name, value in options.items()]
+    script_args, world, args, model_args = parse(world_class(setting.world), demo, given)
+    trainer = make_trainer(script_args, world, args, model_args)
+    temperature = script_args.panel_temperature
+    if args.max_steps > 0:
+        panel, every = world_panel(world, "validation", script_args.curve_size), max(1, args.max_steps // 3)
+        played = PanelCallback(trainer, panel, world.dataset("validation"), every=every, temperature=temperature)
+        trainer.add_callback(played)
+        trainer.train()
+
+    panel = world_panel(world, "test", script_args.panel_size)
+    about = {"policy": model_args.model_name_or_path, "panel": panel.about(), "temperature": temperature}
+    limits = {name: getattr(args, name) for name in ("max_turns", "max_response_length", "max_completion_length")}
+    rollout = policy_rollout(
+        trainer.model.eval(),
+        trainer.processing_class,
+        world.environment_factory,
+        temperature=temperature,
+        history=args.history,
+        history_window=args.history_window,
+        **limits,
+    )
+    result: dict[str, Any] = {}
+    for name, skills in (("after", None), ("with_skills", world.skills())):
+        path = folder / f"panel_{name}.jsonl"
+        tasks = panel.tasks(world.dataset("test"))
+        result[name] = summarize(evaluate(rollout, tasks, skills=skills, path=path, about=about)).success
+    note_run(folder, world=world.name, panels={"test": panel.about()}, seeds={"seed": args.seed}, **provenance())
+    history = [entry for entry in trainer.state.log_history if "reward" in entry]
+    third = max(1, len(history) // 3)
+    found = {name: [_mean(part, name) for part in (history[:third], history[-third:])] for name in LOGGED}
+    result["logged"] = {name: pair for name, pair in found.items() if pair != [None, None]}
+    result |= {"sdar_coef": args.sdar_coef, "seconds": read_run(folder).get("seconds")}
+    write_json(folder / "result.json", result)
+
+
+def _mean(entries: Sequence[dict[str, Any]], name: str) -> float | None:
+    known = [entry[name] for entry in entries if name in entry]
+    return sum(known) / len(known) if known else None
+
+
+# All runs
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is wanted."""
+
+    setting: str
+    name: str
+    seed: int
+    options: dict[str, Any]
+
+    def folder(self, output: Path) -> Path:
+        return output / self.setting / self.name / f"seed_{self.seed}"
+
+    def finished(self, output: Path) -> bool:
+        return (self.folder(output) / "result.json").exists()
+
+
+def first_jobs(setting: str, arms: Sequence[str]) -> Iterator[Job]:
+    """What comes before a world's arms: the policy as it is, and what chooses a coefficient, if an arm needs one."""
+    yield Job(setting, "untrained", 0, {"method": "grpo", "max_steps": 0})
+    if any(TUNED.items() <= _options(arm).items() for arm in arms):
+        for coefficient in COEFFICIENTS:
+            yield Job(setting, f"choice_{coefficient}", CHOICE_SEED, {"method": "sdar", "sdar_coef": coefficient})
+
+
+def arm_jobs(setting: str, arms: Sequence[str], seeds: Sequence[int], output: Path) -> Iterator[Job]:
+    """The runs of the arms, by seed; called once those that choose are finished."""
+    for seed in seeds:
+        for arm in arms:
+            options = dict(_options(arm))
+            if TUNED.items() <= options.items():
+                options["sdar_coef"] = max(choice(setting, output).items(), key=lambda one: one[1])[0]
+            values_of_method = METHODS[options["method"]]
+            distils = values_of_method["sdar_coef"] > 0 and values_of_method["signal"] == "loss"
+            if distils and seed == seeds[0]:  # two more backward passes: one run of each tells
+                options["log_grad_share"] = True
+            yield Job(setting, arm, seed, options)
+
+
+def _options(arm: str) -> dict[str, Any]:
+    return {**ARMS, **ABLATIONS}[arm]
+
+
+def choice(setting: str, output: Path) -> dict[float, float]:
+    """Validation success at the last step by coefficient, of those that were tried."""
+    found = {}
+    for coefficient in COEFFICIENTS:
+        folder = Job(setting, f"choice_{coefficient}", CHOICE_SEED, {}).folder(output)
+        if (folder / "result.json").exists():
+            curve = Run.read(folder).curve
+            found[coefficient] = float(values([curve[max(curve)][1]], "success").mean())
+    return found
+
+
+def run_all(jobs: Sequence[Job], output: Path, common: dict[str, Any], at_once: int) -> None:
+    """Run what is not finished, each in a process of its own; what a stopped run left is removed first."""
+
+    def run(job: Job) -> None:
+        folder = job.folder(output)
+        if job.finished(output):
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        options = {**WORLDS[job.setting].options, **common, **job.options, "seed": job.seed}
+        command = [sys.executable, __file__, "--run", job.setting, str(folder), json.dumps(options)]
+        with (folder / "log.txt").open("w") as log:
+            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
+        told = f"{job.setting}, {job.name}, seed {job.seed}"
+        if done.returncode != 0:
+            raise RuntimeError(f"{told} failed; see {folder / 'log.txt'}.")
+        result = json.loads((folder / "result.json").read_text())
+        print(f"{told}: {result['after']:.3f}, with skills {result['with_skills']:.3f}", flush=True)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(run, jobs))
+
+
+# What came of it
+
+
+def report(output: Path, plots: Path | None = None) -> dict[str, Any]:
+    """Everything that is finished: each run, each arm, and the differences between arms at their common seeds."""
+    found: dict[str, Any] = {"worlds": {}, "runs": [], "summary": {}}
+    for setting in WORLDS:
+        arms: dict[str, Arm] = {}
+        for name in ("untrained", *ARMS, *ABLATIONS):
+            folders = sorted(path.parent for path in (output / setting / name).glob("seed_*/result.json"))
+            runs = sorted((Run.read(folder) for folder in folders), key=lambda run: run.seed)
+            if runs:
+                arms[name] = Arm(name, runs)
+                found["runs"] += [_run(setting, name, run, output) for run in runs]
+        trained = {name: arm for name, arm in arms.items() if name != "untrained"}
+        if not arms:
+            continue
+        compared = compare(list(arms.values()))
+        for told in compared["arms"].values():
+            del told["runs"]
+        found["worlds"][setting] = {
+            **{name: compared[name] for name in ("panel", "arms")},
+            "validation_by_coefficient": {str(one): success for one, success in choice(setting, output).items()},
+        }
+        for first, arm in trained.items():
+            for other, against in trained.items():
+                wanted = first != other and (first.startswith("sdar") or other == "grpo")
+                if wanted and {run.seed for run in arm.runs} & {run.seed for run in against.runs}:
+                    difference = subtract(arm, against).to_dict()
+                    found["summary"].setdefault(f"{first}_minus_{other}", {})[setting] = difference
+        print(f"\n{setting}\n{comparison_table(compare(list(trained.values())))}" if len(trained) > 1 else "")
+        if plots is not None and trained:
+            plot_curves(list(trained.values()), plots / f"study_{setting}.png")
+    return found
+
+
+def _run(setting: str, name: str, run: Run, output: Path) -> dict[str, Any]:
+    result = json.loads((run.path / "result.json").read_text())
+    config = run.run.get("config", {})
+    won = "".join(str(int(one)) for one in values([run.records], "success")[0])
+    about = {"world": setting, "arm": name, "seed": run.seed, "steps": run.run.get("steps", 0)}
+    about |= {"episodes_a_step": config.get("generation_batch_size"), "commit": run.run.get("commit")}
+    curve = {step: float(values([records], "success").mean()) for step, (_, records) in run.curve.items()}
+    # by task id, one try each
+    return {**about, **result, "validation": curve, "won": won, "machine": run.run.get("machine")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", nargs="+", default=["questions", "shop", "household"], choices=list(WORLDS))
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        default=list(ARMS),
+        choices=[*ARMS, *ABLATIONS, "all"],
+        metavar="ARM",
+        help=f"Of {', '.join([*ARMS, *ABLATIONS])}; 'all' is all of them.",
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="Seeds of the trainings.")
+    parser.add_argument("--panel_size", type=int, default=128, help="Tasks of the test panel.")
+    parser.add_argument("--curve_size", type=int, default=64, help="Tasks of the validation panel.")
+    parser.add_argument("--jobs", type=int, default=1, help="Runs at once.")
+    parser.add_argument("--output", default="outputs/study", help="Folder of the runs.")
+    parser.add_argument("--report", action="store_true", help="Run nothing; report what is finished.")
+    parser.add_argument("--quick", action="store_true", help="Two steps, two arms, two seeds: shows that it runs.")
+    parser.add_argument("--plots", help="Folder for a picture of each world's curves.")
+    parser.add_argument("--json", help="File to write the results to.")
+    parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.run:
+        setting, folder, options = args.run
+        train_one(WORLDS[setting], json.loads(options), Path(folder))
+        return
+    common: dict[str, Any] = {"panel_size": args.panel_size, "curve_size": args.curve_size, "disable_tqdm": True}
+    if args.quick:
+        common |= QUICK
+        args.worlds, args.arms, args.seeds = ["questions"], ["sdar", "grpo"], [0, 1]
+        args.output = f"{args.output}_quick"
+    arms = [*ARMS, *ABLATIONS] if "all" in args.arms else args.arms
+    output = Path(args.output)
+    for setting in () if args.report else args.worlds:
+        run_all(list(first_jobs(setting, arms)), output, common, args.jobs)
+        run_all(list(arm_jobs(setting, arms, args.seeds, output)), output, common, args.jobs)
+    result = report(output, Path(args.plots) if args.plots else None)
+    if args.json:
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
+        written = {**provenance(), "options": {**vars(args), "arms": arms}, **result}
+        Path(args.json).write_text(json.dumps(written, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
