@@ -47,6 +47,9 @@ class SDARConfig(GRPOConfig):
             Where the teacher's signal goes: `"loss"` adds a loss, `"advantage"` moves each token's advantage (RLSD).
         advantage_clip (`float`, *optional*, defaults to `0.2`):
             With `signal="advantage"`, half-width of the range around 1 of the factor of an advantage.
+        credit (`str`, *optional*, defaults to `"exp"`):
+            With `signal="advantage"`, how the gap becomes that factor: `"exp"` of it (RLSD), or with `"normalized"` 1
+            plus the gap normalised within the episode (AgentOPSD). Either keeps the advantage's sign.
         divergence (`str`, *optional*, defaults to the method's):
             What is minimised: `"sampled_reverse_kl"` (SDAR), `"sampled_k3"`, `"sampled_k3_weighted"` (Skill-SD) and
             `"sampled_score"` look at the sampled token, `"reverse_kl"`, `"forward_kl"` and `"jsd"` at the whole
@@ -197,6 +200,14 @@ class SDARConfig(GRPOConfig):
     advantage_clip: float = field(
         default=0.2,
         metadata={"help": "With signal='advantage', half-width of the range around 1 of the factor of an advantage."},
+    )
+    credit: str = field(
+        default="exp",
+        metadata={
+            "help": "With signal='advantage', how the gap becomes that factor: 'exp' of it (RLSD), or 'normalized' "
+            "within the episode.",
+            "choices": ["exp", "normalized"],
+        },
     )
     divergence: str = field(
         default=None,  # type: ignore[assignment]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,11 @@ from .losses import (
     GATES,
     SAMPLED_DIVERGENCES,
     SCHEDULES,
+    Credit,
     Gate,
     SampledDivergence,
+    exp_credit,
+    normalized_credit,
     rlsd_advantages,
     teacher_student_gap,
     turn_means,
@@ -105,8 +109,11 @@ class Distillation:
 
     def advantages(self, inputs: dict[str, torch.Tensor], old_logps: torch.Tensor, coef: float) -> torch.Tensor:
         """RLSD's advantages, shape (B, T), from those of the episodes and the gap at the weights that sampled."""
-        gap = self._gap(inputs, old_logps)
-        return rlsd_advantages(inputs["advantages"], gap, coef, self.args.advantage_clip, inputs["teacher_mask"])
+        credit: Credit = exp_credit
+        if self.args.credit == "normalized":
+            credit = partial(normalized_credit, tokens=taught_tokens(inputs), episodes=inputs["row_turns"][:, 0])
+        gap, clip = self._gap(inputs, old_logps), self.args.advantage_clip
+        return rlsd_advantages(inputs["advantages"], gap, coef, clip, inputs["teacher_mask"], credit)
 
     def _gap(self, inputs: dict[str, torch.Tensor], student_logps: torch.Tensor) -> torch.Tensor:
         """The gap that weighs each token, nats, shape (B, T)."""

@@ -11,7 +11,7 @@ from toys import CountingEnv
 from sdar_trl.anchors import episode_steps, step_advantages
 from sdar_trl.distillation import chosen_episodes
 from sdar_trl.episodes import Episode, StopReason, Turn
-from sdar_trl.losses import rlsd_advantages, turn_means
+from sdar_trl.losses import normalized_credit, rlsd_advantages, turn_means
 from sdar_trl.rows import sampled_tokens
 
 
@@ -74,6 +74,47 @@ def test_with_granularity_turn_advantages_move_by_the_turns_mean_gap(make_traine
     advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-4)
     expected = rlsd_advantages(advantages, torch.tensor(gap), 0.5, 0.2, inputs["teacher_mask"])
     torch.testing.assert_close(own * mask, expected.float() * mask, rtol=1e-3, atol=1e-5)
+
+
+# Credit within the episode
+
+
+def normalized_factors(episodes, clip):
+    """By the formula, episode by episode, in float64. Of each episode: the signed gap of each sampled token."""
+    found = []
+    for signed in episodes:
+        z = (np.array(signed) - np.mean(signed)) / (np.std(signed) + 1e-4)
+        found.append(np.clip(1 + clip * z, 1 - clip, 1 + clip))
+    return found
+
+
+@pytest.mark.parametrize("granularity", ["token", "turn"])
+@pytest.mark.parametrize("history", [{}, {"history": "window", "history_window": 1}])
+def test_normalized_credit_is_dealt_out_within_each_episode(make_trainer, make_config, tasks, history, granularity):
+    options = {"method": "rlsd", "granularity": granularity, "advantage_clip": 0.3, "sdar_coef": 0.8}
+    torch.manual_seed(0)
+    trainer = make_trainer(make_config(credit="normalized", **options, **history))
+    inputs = scored_batch(trainer, rows=[dict(tasks[2])] * 4)  # of three turns
+    plain = make_trainer(make_config(method="grpo", **history))
+    own = scored_batch(plain, rows=[dict(tasks[2])] * 4)["advantages"]
+    mask, places = sampled_tokens(inputs).bool(), inputs["row_turns"][:, 0]
+    gaps = (inputs["teacher_per_token_logps"] - trainer._student_logps(inputs)).double()
+    if granularity == "turn":
+        gaps = torch.tensor(means_by_turn(gaps.tolist(), mask.tolist()), dtype=torch.float64)
+    signed = torch.sign(own).unsqueeze(1) * gaps
+    episodes = [signed[places == e][mask[places == e]].numpy() for e in range(len(trainer.episodes))]
+    factors = normalized_factors(episodes, 0.3)
+    for e, factor in enumerate(factors):
+        advantage = own[places == e][0].item()
+        found = inputs["advantages"][places == e][mask[places == e]]
+        np.testing.assert_allclose(found, advantage * (0.2 + 0.8 * factor), rtol=2e-3, atol=1e-4)
+        assert (torch.sign(found) == np.sign(advantage)).all()
+    assert any(len(set(factor.round(3))) > 1 for factor in factors)
+
+
+def test_the_same_gap_everywhere_moves_no_normalized_credit():
+    tokens, episodes = torch.ones(3, 4), torch.tensor([0, 0, -1])
+    assert torch.equal(normalized_credit(torch.full((3, 4), -1.5), 0.2, tokens, episodes), torch.ones(3, 4))
 
 
 # Which episodes are distilled
@@ -143,7 +184,8 @@ def test_groups_reach_over_processes():
 
 
 @pytest.mark.parametrize(
-    ("name", "values"), [("granularity", "token, turn"), ("distill_on", "all, failed, no_signal")]
+    ("name", "values"),
+    [("granularity", "token, turn"), ("distill_on", "all, failed, no_signal"), ("credit", "exp, normalized")],
 )
 def test_an_unknown_choice_is_told(make_config, name, values):
     with pytest.raises(ValueError, match=f"`{name}` must be one of {values}"):
