@@ -2,7 +2,7 @@
 When does self-distillation help? Methods against each other on the embedded worlds, at equal steps and episodes.
 
     make study                                                                    # two cores, a night
-    python benchmarks/study.py --worlds questions --seeds 0 1 2 --json benchmarks/results/study.json
+    python benchmarks/study.py --worlds questions --seeds 0 1 2 --steps 24 --episodes 32    # shorter, for all alike
     python benchmarks/study.py --worlds questions --arms sdar_entropy sdar_turn    # ablations
     python benchmarks/study.py --report --json study.json                         # what there is, without another run
     python benchmarks/study.py --quick                                            # minutes: shows that it runs
@@ -12,8 +12,8 @@ stopped and started at any time. All arms of a seed come before the next seed, s
 
 In a world every arm has the steps, episodes and settings of the world's training script, but for what `ARMS` says. The
 coefficient of the arms called `tuned` is chosen first: one run for each of `COEFFICIENTS`, with a seed that is not
-used again, and the highest success on the validation panel at the last step. The test panel is played once, at the end
-of each run: without skills, and with them, which is what the teacher reads.
+used again, and the highest success on a validation panel of the test panel's size at the end. The test panel is played
+once, at the end of each run; of the first seed also with skills, which is what the teacher reads.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class Setting:
 
 
 WORLDS = {
-    "questions": Setting("search_qa", {"max_steps": 30}),
+    "questions": Setting("search_qa"),
     "shop": Setting("webshop"),
     "sparse_shop": Setting("webshop", {"reward": "success"}),
     "household": Setting("alfworld"),
@@ -87,7 +87,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "gigpo_sdar": {"method": "sdar", "step_coef": 1.0, **TUNED},
 }
 
-QUICK = {"max_steps": 2, "per_device_train_batch_size": 16, "panel_size": 8, "curve_size": 4}
+QUICK = {"steps": 2, "episodes": 16, "panel_size": 8, "curve_size": 4}
 
 LOGGED = (
     *("env/success", "reward", "frac_reward_zero_std", "env/turns", "gigpo/anchored_turns"),
@@ -100,8 +100,8 @@ LOGGED = (
 # One run
 
 
-def train_one(setting: Setting, options: dict[str, Any], folder: Path) -> None:
-    """Train, play the test panel without and with skills, and write `result.json`; without steps, play alone."""
+def train_one(setting: Setting, options: dict[str, Any], split: str, with_skills: bool, folder: Path) -> None:
+    """Train, play a panel of a split, perhaps with skills too, and write `result.json`; without steps, play alone."""
     from common import make_trainer, parse, write_json
 
     from sdar_trl.envs import world_class
@@ -113,13 +113,14 @@ def train_one(setting: Setting, options: dict[str, Any], folder: Path) -> None:
     script_args, world, args, model_args = parse(world_class(setting.world), demo, given)
     trainer = make_trainer(script_args, world, args, model_args)
     temperature = script_args.panel_temperature
-    if args.max_steps > 0:
-        panel, every = world_panel(world, "validation", script_args.curve_size), max(1, args.max_steps // 3)
+    if script_args.curve_every and args.max_steps > 0:
+        panel, every = world_panel(world, "validation", script_args.curve_size), script_args.curve_every
         played = PanelCallback(trainer, panel, world.dataset("validation"), every=every, temperature=temperature)
         trainer.add_callback(played)
+    if args.max_steps > 0:
         trainer.train()
 
-    panel = world_panel(world, "test", script_args.panel_size)
+    panel = world_panel(world, split, script_args.panel_size)
     about = {"policy": model_args.model_name_or_path, "panel": panel.about(), "temperature": temperature}
     limits = {name: getattr(args, name) for name in ("max_turns", "max_response_length", "max_completion_length")}
     rollout = policy_rollout(
@@ -132,11 +133,10 @@ def train_one(setting: Setting, options: dict[str, Any], folder: Path) -> None:
         **limits,
     )
     result: dict[str, Any] = {}
-    for name, skills in (("after", None), ("with_skills", world.skills())):
-        path = folder / f"panel_{name}.jsonl"
-        tasks = panel.tasks(world.dataset("test"))
+    for name, skills in {"after": None, **({"with_skills": world.skills()} if with_skills else {})}.items():
+        path, tasks = folder / f"panel_{name}.jsonl", panel.tasks(world.dataset(split))
         result[name] = summarize(evaluate(rollout, tasks, skills=skills, path=path, about=about)).success
-    note_run(folder, world=world.name, panels={"test": panel.about()}, seeds={"seed": args.seed}, **provenance())
+    note_run(folder, world=world.name, panels={split: panel.about()}, seeds={"seed": args.seed}, **provenance())
     history = [entry for entry in trainer.state.log_history if "reward" in entry]
     third = max(1, len(history) // 3)
     found = {name: [_mean(part, name) for part in (history[:third], history[-third:])] for name in LOGGED}
@@ -161,6 +161,8 @@ class Job:
     name: str
     seed: int
     options: dict[str, Any]
+    split: str = "test"
+    with_skills: bool = False
 
     def folder(self, output: Path) -> Path:
         return output / self.setting / self.name / f"seed_{self.seed}"
@@ -168,13 +170,17 @@ class Job:
     def finished(self, output: Path) -> bool:
         return (self.folder(output) / "result.json").exists()
 
+    def result(self, output: Path) -> dict[str, Any]:
+        return json.loads((self.folder(output) / "result.json").read_text())
+
 
 def first_jobs(setting: str, arms: Sequence[str]) -> Iterator[Job]:
     """What comes before a world's arms: the policy as it is, and what chooses a coefficient, if an arm needs one."""
-    yield Job(setting, "untrained", 0, {"method": "grpo", "max_steps": 0})
+    yield Job(setting, "untrained", 0, {"method": "grpo", "max_steps": 0}, with_skills=True)
     if any(TUNED.items() <= _options(arm).items() for arm in arms):
         for coefficient in COEFFICIENTS:
-            yield Job(setting, f"choice_{coefficient}", CHOICE_SEED, {"method": "sdar", "sdar_coef": coefficient})
+            options = {"method": "sdar", "sdar_coef": coefficient, "curve_every": 0}
+            yield Job(setting, f"choice_{coefficient}", CHOICE_SEED, options, "validation")
 
 
 def arm_jobs(setting: str, arms: Sequence[str], seeds: Sequence[int], output: Path) -> Iterator[Job]:
@@ -188,7 +194,7 @@ def arm_jobs(setting: str, arms: Sequence[str], seeds: Sequence[int], output: Pa
             distils = values_of_method["sdar_coef"] > 0 and values_of_method["signal"] == "loss"
             if distils and seed == seeds[0]:  # two more backward passes: one run of each tells
                 options["log_grad_share"] = True
-            yield Job(setting, arm, seed, options)
+            yield Job(setting, arm, seed, options, with_skills=seed == seeds[0])
 
 
 def _options(arm: str) -> dict[str, Any]:
@@ -196,14 +202,18 @@ def _options(arm: str) -> dict[str, Any]:
 
 
 def choice(setting: str, output: Path) -> dict[float, float]:
-    """Validation success at the last step by coefficient, of those that were tried."""
-    found = {}
-    for coefficient in COEFFICIENTS:
-        folder = Job(setting, f"choice_{coefficient}", CHOICE_SEED, {}).folder(output)
-        if (folder / "result.json").exists():
-            curve = Run.read(folder).curve
-            found[coefficient] = float(values([curve[max(curve)][1]], "success").mean())
-    return found
+    """Validation success by coefficient, of those that were tried."""
+    jobs = {one: Job(setting, f"choice_{one}", CHOICE_SEED, {}) for one in COEFFICIENTS}
+    return {one: job.result(output)["after"] for one, job in jobs.items() if job.finished(output)}
+
+
+def same_settings(output: Path, common: dict[str, Any]) -> None:
+    """Refuse a folder whose runs had other settings: they would not be comparable."""
+    path = output / "settings.json"
+    if path.exists() and json.loads(path.read_text()) != common:
+        sys.exit(f"error: the runs of {output} had other settings, {path.read_text()}. Give another --output.")
+    output.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(common))
 
 
 def run_all(jobs: Sequence[Job], output: Path, common: dict[str, Any], at_once: int) -> None:
@@ -216,14 +226,13 @@ def run_all(jobs: Sequence[Job], output: Path, common: dict[str, Any], at_once: 
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         options = {**WORLDS[job.setting].options, **common, **job.options, "seed": job.seed}
-        command = [sys.executable, __file__, "--run", job.setting, str(folder), json.dumps(options)]
+        told = json.dumps({"options": options, "split": job.split, "with_skills": job.with_skills})
+        command = [sys.executable, __file__, "--run", job.setting, str(folder), told]
         with (folder / "log.txt").open("w") as log:
             done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
-        told = f"{job.setting}, {job.name}, seed {job.seed}"
         if done.returncode != 0:
-            raise RuntimeError(f"{told} failed; see {folder / 'log.txt'}.")
-        result = json.loads((folder / "result.json").read_text())
-        print(f"{told}: {result['after']:.3f}, with skills {result['with_skills']:.3f}", flush=True)
+            raise RuntimeError(f"{job.name} failed; see {folder / 'log.txt'}.")
+        print(f"{job.setting}, {job.name}, seed {job.seed}: {job.result(output)['after']:.3f}", flush=True)
 
     with ThreadPoolExecutor(at_once) as pool:
         list(pool.map(run, jobs))
@@ -289,7 +298,10 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="Seeds of the trainings.")
     parser.add_argument("--panel_size", type=int, default=128, help="Tasks of the test panel.")
-    parser.add_argument("--curve_size", type=int, default=64, help="Tasks of the validation panel.")
+    parser.add_argument("--steps", type=int, help="Steps of a training; the world's script's if not given.")
+    parser.add_argument("--episodes", type=int, help="Episodes of a step; likewise.")
+    parser.add_argument("--curve_size", type=int, default=32, help="Validation tasks of the curves.")
+    parser.add_argument("--curve_every", type=int, default=12, help="Steps between points of the curves; 0 for none.")
     parser.add_argument("--jobs", type=int, default=1, help="Runs at once.")
     parser.add_argument("--output", default="outputs/study", help="Folder of the runs.")
     parser.add_argument("--report", action="store_true", help="Run nothing; report what is finished.")
@@ -299,16 +311,20 @@ def main() -> None:
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:
-        setting, folder, options = args.run
-        train_one(WORLDS[setting], json.loads(options), Path(folder))
+        setting, folder, told = args.run
+        train_one(WORLDS[setting], **json.loads(told), folder=Path(folder))
         return
-    common: dict[str, Any] = {"panel_size": args.panel_size, "curve_size": args.curve_size, "disable_tqdm": True}
     if args.quick:
-        common |= QUICK
-        args.worlds, args.arms, args.seeds = ["questions"], ["sdar", "grpo"], [0, 1]
+        vars(args).update(QUICK, worlds=["questions"], arms=["sdar", "grpo"], seeds=[0, 1])
         args.output = f"{args.output}_quick"
+    common: dict[str, Any] = {"disable_tqdm": True}
+    common |= {name: getattr(args, name) for name in ("panel_size", "curve_size", "curve_every")}
+    common |= {"max_steps": args.steps} if args.steps else {}
+    common |= {"per_device_train_batch_size": args.episodes} if args.episodes else {}
     arms = [*ARMS, *ABLATIONS] if "all" in args.arms else args.arms
     output = Path(args.output)
+    if not args.report:
+        same_settings(output, common)
     for setting in () if args.report else args.worlds:
         run_all(list(first_jobs(setting, arms)), output, common, args.jobs)
         run_all(list(arm_jobs(setting, arms, args.seeds, output)), output, common, args.jobs)
