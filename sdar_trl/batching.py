@@ -135,13 +135,25 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
                 self.vllm_importance_sampling_clip_max,
             )
         if "ref_per_token_logps" in output:
-            if self.ref_model is not None:
-                batch["ref_per_token_logps"] = self._student_logps(batch, self.ref_model)
-            else:  # as in TRL: the base without its adapter, or the copy of an adapter that is trained on
-                model = self.accelerator.unwrap_model(self.model)
-                with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
-                    batch["ref_per_token_logps"] = self._student_logps(batch)
+            with self._reference() as model:
+                batch["ref_per_token_logps"] = self._student_logps(batch, model)
         return batch
+
+    @contextmanager
+    def _reference(self) -> Iterator[Any]:
+        """The reference model; inside, as in TRL, the policy is it, without its adapter or with the copy of an adapter
+        that is trained on, where there is no model of its own."""
+        if self.ref_model is not None:
+            yield self.ref_model
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
+            yield self.model
+
+    def _teacher_model(self) -> Any:
+        """The teacher's weights, as a context."""
+        args: Any = self.args
+        return nullcontext(self.model) if args.teacher_weights == "live" else self._reference()
 
     def _mask_cut(self, batch: dict[str, Any], cut: list[bool]) -> torch.Tensor:
         """Mask the rows of episodes that were cut, if so configured; 1 for what is trained on, shape (B, T)."""
@@ -175,9 +187,8 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
         """Log-probs of a batch's completions as they were read, under the policy or another model, shape (B, T)."""
         input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-        return self._score(
-            self.model if model is None else model, input_ids, attention_mask, sampled_tokens(batch)
-        ).logps
+        model = self.model if model is None else model
+        return self._score(model, input_ids, attention_mask, sampled_tokens(batch)).logps
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """TRL's; the rows of an optimizer's step are dealt out to its micro-batches anew, those of like length

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset
 
 from .contexts import SkillContext, TeacherContext
@@ -69,6 +69,25 @@ def read_skills(skills: Any, args: Any) -> SkillLibrary | TeacherContext | None:
             f"`SkillContext(retriever)`) or a function from finished episodes to texts; got {skills!r}."
         )
     return skills
+
+
+def check_teacher_weights(trainer: Any) -> None:
+    """
+    Refuse a teacher whose weights nobody keeps.
+
+    Args:
+        trainer ([`SDARTrainer`]):
+            The trainer, with what TRL has loaded.
+
+    Raises:
+        `ValueError`: if there is neither a reference model nor an adapter to do without.
+    """
+    args = trainer.args
+    if args.teacher_weights != "live" and trainer.ref_model is None and not is_peft_model(trainer.model):
+        raise ValueError(
+            f"`teacher_weights={args.teacher_weights!r}` is the reference model, which TRL loads only with `beta` "
+            "above 0 where all weights are trained. Set `beta`, 1e-8 if no KL is wanted, or train an adapter."
+        )
 
 
 # Rewards

@@ -58,6 +58,17 @@ def check_combinations(args: Any) -> None:
                 "With `signal='advantage'`, `sdar_coef` and `advantage_clip` lie in [0, 1], lest advantages "
                 f"change their sign; got {args.sdar_coef} and {args.advantage_clip}."
             )
+    if args.teacher_weights != "live" and args.divergence in FULL_DIVERGENCES:
+        raise ValueError(
+            f"`teacher_weights={args.teacher_weights!r}` has an output layer of its own, and a divergence over the "
+            f"vocabulary is computed with the policy's; got {args.divergence!r}. Use a sampled one."
+        )
+    if (args.teacher_weights == "ema") != args.sync_ref_model and args.teacher_weights != "live":
+        raise ValueError(
+            "`teacher_weights='ema'` is the reference model as TRL's `sync_ref_model` moves it, `'base'` as it was "
+            f"loaded; got {args.teacher_weights!r} with sync_ref_model={args.sync_ref_model}. For an average, set "
+            "`sync_ref_model=True`, `ref_model_sync_steps=1` and `ref_model_mixup_alpha`, one minus its decay."
+        )
     if args.step_coef > 0 and (args.policy_coef == 0 or args.step_discount > 1):
         raise ValueError(
             "`step_coef` moves the advantages of the policy loss, by discounted returns: it needs `policy_coef` above "

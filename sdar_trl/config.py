@@ -81,6 +81,9 @@ class SDARConfig(GRPOConfig):
             what followed a turn, against the turns of the task's other episodes that had the same observation.
         step_discount (`float`, *optional*, defaults to `0.95`):
             With `step_coef`, the discount per turn of what followed.
+        teacher_weights (`str`, *optional*, defaults to `"live"`):
+            Whose weights teach: the policy's (`"live"`), the reference model's, which is the policy before training
+            and with an adapter the base (`"base"`), or with TRL's `sync_ref_model` an average of the policy (`"ema"`).
         log_grad_share (`bool`, *optional*, defaults to `False`):
             Log how large the distillation's gradient is against the policy loss's (`sdar/grad_share`), and the cosine
             of the angle between them (`sdar/grad_cosine`), at the cost of two more backward passes.
@@ -153,18 +156,14 @@ class SDARConfig(GRPOConfig):
 
     max_completion_length: int = field(
         default=4096,
-        metadata={
-            "help": "Most tokens of a training row after its prompt: with a growing history, responses and "
-            "observations of an episode, with a window its response. An episode ends before a turn that might not fit."
-        },
+        metadata={"help": "Most tokens of a row after its prompt. An episode ends before a turn that might not fit."},
     )
 
     # `None` stands for the method's value and is gone after `__post_init__`
     method: str = field(
         default="sdar",
         metadata={
-            "help": "Which method's values the parameters below have where they are not given; see "
-            "sdar_trl/methods.py.",
+            "help": "Whose values the parameters below have where they are not given; see sdar_trl/methods.py.",
             "choices": list(METHODS),
         },
     )
@@ -185,9 +184,7 @@ class SDARConfig(GRPOConfig):
     )
     policy_coef: float = field(
         default=None,  # type: ignore[assignment]
-        metadata={
-            "help": "Weight of TRL's loss, the KL to the reference model included. By default the method's (SDAR: 1)."
-        },
+        metadata={"help": "Weight of TRL's loss, its KL included. By default the method's (SDAR: 1)."},
     )
     signal: str = field(
         default=None,  # type: ignore[assignment]
@@ -261,6 +258,14 @@ class SDARConfig(GRPOConfig):
             "choices": ["all", "failed", "no_signal"],
         },
     )
+    teacher_weights: str = field(
+        default="live",
+        metadata={
+            "help": "Whose weights teach: the policy's ('live'), the reference model's ('base'), or with "
+            "sync_ref_model an average of the policy's ('ema').",
+            "choices": ["live", "base", "ema"],
+        },
+    )
     step_coef: float = field(
         default=None,  # type: ignore[assignment]
         metadata={
@@ -294,10 +299,7 @@ class SDARConfig(GRPOConfig):
     )
     skills_top_k: int | None = field(
         default=None,
-        metadata={
-            "help": "Most skills of a task besides those for every task. If None, 1 for the retrievers that rank the "
-            "whole library (ucb, random, bm25, embedding), and else no limit."
-        },
+        metadata={"help": "Most skills of a task besides those for every task. If None, 1 or no limit, by retriever."},
     )
     max_context_tokens: int | None = field(
         default=None,
@@ -314,8 +316,7 @@ class SDARConfig(GRPOConfig):
     context_role: str = field(
         default="system",
         metadata={
-            "help": "Message of the teacher's prompt that receives the privileged context: 'system' appends it to the "
-            "system message, 'user' puts it in front of the first user message.",
+            "help": "Message of the teacher's prompt that has the context: the 'system' or the first 'user' message.",
             "choices": ["system", "user"],
         },
     )
@@ -326,8 +327,7 @@ class SDARConfig(GRPOConfig):
     teacher_overflow: str = field(
         default="error",
         metadata={
-            "help": "What happens to a teacher row longer than max_teacher_length; it is never cut. 'error' stops "
-            "with both lengths, 'skip' leaves the row out of the self-distillation loss and counts it.",
+            "help": "What a teacher row longer than max_teacher_length does: 'error' stops, 'skip' leaves it out.",
             "choices": ["error", "skip"],
         },
     )
@@ -356,10 +356,7 @@ class SDARConfig(GRPOConfig):
     )
     lean_forward: bool = field(
         default=True,
-        metadata={
-            "help": "Leave out of every forward what nobody looks at: padding, the output layer where no token was "
-            "sampled, and, without gradient, prompts that another row has too. If False, TRL's arithmetic to the bit."
-        },
+        metadata={"help": "Leave out of every forward what nobody looks at. If False, TRL's arithmetic to the bit."},
     )
     max_cache_tokens: int | None = field(
         default=None,

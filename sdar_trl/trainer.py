@@ -100,7 +100,7 @@ class SDARTrainer(RowsGRPOTrainer):
             As in [`~trl.GRPOTrainer`]. The last two are for its own loops, where the teacher reads the dataset's
             prompts with the context inside.
         peft_config ([`~peft.PeftConfig`], *optional*):
-            As in [`~trl.GRPOTrainer`]. The teacher is the current adapter, the reference model the base.
+            As in [`~trl.GRPOTrainer`]. The teacher is the current adapter (`teacher_weights`), the reference the base.
         environment_factory (`Callable` or `dict[str, Callable]`, *optional*):
             Makes an environment, or a dictionary of names to such callables. An environment with a `step` method (a
             [`~sdar_trl.envs.TextEnv`]) is played by this package's text-action loop, and its return is the reward;
@@ -200,6 +200,7 @@ class SDARTrainer(RowsGRPOTrainer):
         )
         if self._is_vlm:
             raise ValueError("SDARTrainer trains text models; pass a tokenizer as `processing_class`.")
+        checks.check_teacher_weights(self)
 
         self._plays_text = self._first_rollout = plays_text
         if plays_text:  # TRL looks at a row's last token; `_batch_of_rows` knows how the episode ended
@@ -324,9 +325,9 @@ class SDARTrainer(RowsGRPOTrainer):
     # Teacher
 
     def _teacher_pass(self, output: dict[str, Any], rows: list[Row], chosen: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Log-probs of the student's completions with context in the prompt, without gradient, at the weights that
-        generated: `teacher_per_token_logps`, shape (B, T), and `teacher_mask`, shape (B, 1), 0 for the rows that have
-        no teacher. For a divergence over the vocabulary also what its `teacher_tensors` gives."""
+        """Log-probs of the student's completions with context in the prompt, without gradient, at the teacher's
+        weights: `teacher_per_token_logps`, shape (B, T), and `teacher_mask`, shape (B, 1), 0 for the rows that have no
+        teacher. For a divergence over the vocabulary also what its `teacher_tensors` gives."""
         input_ids, attention_mask, teacher_mask, metrics = self.teacher.inputs(
             self.episodes, rows, output["completion_ids"], output["completion_mask"]
         )
@@ -334,7 +335,8 @@ class SDARTrainer(RowsGRPOTrainer):
         add_values(self._mode_metrics, metrics)
         teacher_mask = teacher_mask * chosen[output["row_turns"][:, :1]]
         sampled = sampled_tokens(output)
-        scored = self._score(self.model, input_ids, attention_mask, sampled)
+        with self._teacher_model() as model:
+            scored = self._score(model, input_ids, attention_mask, sampled)
         return {
             "teacher_per_token_logps": scored.logps,
             "teacher_mask": teacher_mask.to(scored.logps.dtype),

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from steps import gradients, scored_batch
 from toys import CountingEnv
 
@@ -12,7 +13,7 @@ from sdar_trl.anchors import episode_steps, step_advantages
 from sdar_trl.distillation import chosen_episodes
 from sdar_trl.episodes import Episode, StopReason, Turn
 from sdar_trl.losses import normalized_credit, rlsd_advantages, turn_means
-from sdar_trl.rows import sampled_tokens
+from sdar_trl.rows import episode_rows, sampled_tokens
 
 
 # Granularity
@@ -315,3 +316,75 @@ def test_trls_own_loops_have_no_steps_to_compare(make_trainer, make_config):
         make_trainer(
             make_config(method="gigpo"), environment_factory=None, reward_funcs=lambda completions, **_: [0.0]
         )
+
+
+# Whose weights teach
+
+
+def change_weights(trainer):
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+@pytest.mark.parametrize("history", [{}, {"history": "window", "history_window": 1}])
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_the_base_teaches_with_the_weights_from_before_training(make_trainer, make_config, lora, history):
+    peft_config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"]) if lora else None
+    options = {"sdar_coef": 0.5, "beta": 0.0 if lora else 1e-8, **history}
+    found = {}
+    for weights in ("live", "base"):
+        torch.manual_seed(0)
+        trainer = make_trainer(make_config(teacher_weights=weights, **options), peft_config=peft_config)
+        change_weights(trainer)
+        found[weights] = trainer, scored_batch(trainer)
+    # the same episodes, of the changed policy, scored by an untouched one
+    trainer, changed = found["base"]
+    assert torch.equal(changed["completion_ids"], found["live"][1]["completion_ids"])
+    torch.manual_seed(0)
+    fresh = make_trainer(make_config(sdar_coef=0.5, **history))
+    fresh.episodes = trainer.episodes
+    rows = [row for episode in trainer.episodes for row in episode_rows(episode, 0)]
+    ids, mask, _, _ = fresh.teacher.inputs(
+        trainer.episodes, rows, changed["completion_ids"], changed["completion_mask"]
+    )
+    sampled = sampled_tokens(changed)
+    expected = fresh._score(fresh.model, ids, mask, sampled).logps
+    torch.testing.assert_close(changed["teacher_per_token_logps"] * sampled, expected * sampled, rtol=1e-3, atol=1e-4)
+    live = found["live"][1]["teacher_per_token_logps"]
+    assert not torch.allclose(live * sampled, expected * sampled, atol=1e-2)
+    gradients(trainer, changed)  # and the loss takes them
+
+
+def test_an_average_of_the_policy_teaches_where_trl_keeps_one(make_trainer, make_config):
+    options = {"beta": 1e-8, "sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.25}
+    trainer = make_trainer(make_config(sdar_coef=0.5, teacher_weights="ema", max_steps=1, **options))
+    before = {name: weights.detach().clone() for name, weights in trainer.model.named_parameters()}
+    trainer.train()
+    moved = dict(trainer.model.named_parameters())
+    average = dict(trainer.ref_model.named_parameters())
+    for name, weights in before.items():
+        torch.testing.assert_close(average[name], 0.75 * weights + 0.25 * moved[name])
+    with torch.no_grad():
+        for name, weights in moved.items():
+            weights.copy_(average[name])  # a live teacher with the average's weights
+    trainer.args.teacher_weights = "ema"
+    averaged = scored_batch(trainer)
+    trainer.args.teacher_weights = "live"
+    live = scored_batch(trainer)
+    torch.testing.assert_close(averaged["teacher_per_token_logps"], live["teacher_per_token_logps"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"teacher_weights": "base", "divergence": "reverse_kl"}, "has an output layer of its own"),
+        ({"teacher_weights": "ema"}, "For an average, set `sync_ref_model=True`"),
+        ({"teacher_weights": "base", "sync_ref_model": True, "beta": 0.1}, "'base'` as it was loaded"),
+        ({"teacher_weights": "base"}, "which TRL loads only with `beta` above 0"),
+    ],
+)
+def test_weights_that_nobody_keeps_cannot_teach(make_trainer, make_config, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(make_config(**options))
