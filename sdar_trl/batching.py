@@ -25,6 +25,7 @@ from .losses import aggregate_loss, importance_sampling_ratio
 from .metrics import Metrics, add_token_means, count_rows, divide_by_shares, merged_micro_batches
 from .rows import Row, joined, micro_batches, padded_count, rows_batch, sampled_tokens, split_by_length, was_cut
 from .scoring import Scored, ScoringGRPOTrainer
+from .teacher import Teacher
 
 
 class RowsGRPOTrainer(ScoringGRPOTrainer):
@@ -32,6 +33,9 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
 
     episodes: list[Episode]
     """The episodes of this process's last rollout."""
+
+    teacher: Teacher
+    """Builds the teacher's rows."""
 
     @cached_property
     def _border(self) -> Border:
@@ -150,10 +154,24 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
         with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
             yield self.model
 
-    def _teacher_model(self) -> Any:
-        """The teacher's weights, as a context."""
+    def _teacher_score(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, sampled: torch.Tensor) -> Scored:
+        """What the teacher's weights say of the tokens that were sampled, as [`_score`]."""
         args: Any = self.args
-        return nullcontext(self.model) if args.teacher_weights == "live" else self._reference()
+        with nullcontext(self.model) if args.teacher_weights == "live" else self._reference() as model:
+            return self._score(model, input_ids, attention_mask, sampled)
+
+    def _contrast_pass(self, output: dict[str, Any], rows: list[Row]) -> dict[str, torch.Tensor]:
+        """With `contrast_coef`, what the teacher says reading a wrong context: `contrast_per_token_logps`, shape
+        (B, T), and `contrast_mask`, shape (B, 1)."""
+        args: Any = self.args
+        if args.contrast_coef == 0:
+            return {}
+        input_ids, attention_mask, mask, _ = self.teacher.contrast(
+            self.episodes, rows, output["completion_ids"], output["completion_mask"]
+        )
+        self._mode_metrics["sdar/contrasted"].extend(gather_object(mask[: len(rows), 0].tolist()))
+        logps = self._teacher_score(input_ids, attention_mask, sampled_tokens(output)).logps
+        return {"contrast_per_token_logps": logps, "contrast_mask": mask.to(logps.dtype)}
 
     def _mask_cut(self, batch: dict[str, Any], cut: list[bool]) -> torch.Tensor:
         """Mask the rows of episodes that were cut, if so configured; 1 for what is trained on, shape (B, T)."""

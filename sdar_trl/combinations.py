@@ -7,7 +7,7 @@ from .vocabulary import FULL_DIVERGENCES
 
 NOT_NEGATIVE = (
     *("sdar_coef", "policy_coef", "step_coef", "step_discount", "advantage_clip", "gate_beta"),
-    *("ucb_c", "invalid_action_penalty"),
+    *("contrast_coef", "ucb_c", "invalid_action_penalty"),
 )
 COUNTS = (
     *("max_turns", "max_response_length", "history_window", "schedule_steps", "divergence_top_k"),

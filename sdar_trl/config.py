@@ -81,6 +81,9 @@ class SDARConfig(GRPOConfig):
             what followed a turn, against the turns of the task's other episodes that had the same observation.
         step_discount (`float`, *optional*, defaults to `0.95`):
             With `step_coef`, the discount per turn of what followed.
+        contrast_coef (`float`, *optional*, defaults to `0.0`):
+            Weight with which the gap of a wrong context, that of another task of the batch, is subtracted from the gap
+            (RLCSD), at the cost of one more teacher pass. With `0.0` none is run.
         teacher_weights (`str`, *optional*, defaults to `"live"`):
             Whose weights teach: the policy's (`"live"`), the reference model's, which is the policy before training
             and with an adapter the base (`"base"`), or with TRL's `sync_ref_model` an average of the policy (`"ema"`).
@@ -257,6 +260,10 @@ class SDARConfig(GRPOConfig):
             "all the same ('no_signal').",
             "choices": ["all", "failed", "no_signal"],
         },
+    )
+    contrast_coef: float = field(
+        default=0.0,
+        metadata={"help": "Weight with which the gap of a wrong context is subtracted; one more teacher pass."},
     )
     teacher_weights: str = field(
         default="live",

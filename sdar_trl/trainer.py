@@ -335,12 +335,12 @@ class SDARTrainer(RowsGRPOTrainer):
         add_values(self._mode_metrics, metrics)
         teacher_mask = teacher_mask * chosen[output["row_turns"][:, :1]]
         sampled = sampled_tokens(output)
-        with self._teacher_model() as model:
-            scored = self._score(model, input_ids, attention_mask, sampled)
+        scored = self._teacher_score(input_ids, attention_mask, sampled)
         return {
             "teacher_per_token_logps": scored.logps,
             "teacher_mask": teacher_mask.to(scored.logps.dtype),
             **self.distillation.divergence.teacher_tensors(scored.hidden_states, sampled),
+            **self._contrast_pass(output, rows),
         }
 
     def _token_advantages(self, output: dict[str, Any]) -> torch.Tensor:
@@ -348,8 +348,7 @@ class SDARTrainer(RowsGRPOTrainer):
         only where it may go off policy."""
         old_logps = output.get("old_per_token_logps")
         old_logps = self._student_logps(output) if old_logps is None else old_logps
-        gap = output["teacher_per_token_logps"] - old_logps
-        coef = self._scheduled("sdar_coef")
+        gap, coef = self.distillation.gap(output, old_logps), self._scheduled("sdar_coef")
         self._log_tokens({"sdar/gap_mean": gap}, taught_tokens(output), {"sdar/coef": coef})
         return self.distillation.advantages(output, old_logps, coef)
 

@@ -14,6 +14,7 @@ from sdar_trl.distillation import chosen_episodes
 from sdar_trl.episodes import Episode, StopReason, Turn
 from sdar_trl.losses import normalized_credit, rlsd_advantages, turn_means
 from sdar_trl.rows import episode_rows, sampled_tokens
+from sdar_trl.teacher import next_other
 
 
 # Granularity
@@ -388,3 +389,64 @@ def test_an_average_of_the_policy_teaches_where_trl_keeps_one(make_trainer, make
 def test_weights_that_nobody_keeps_cannot_teach(make_trainer, make_config, options, message):
     with pytest.raises(ValueError, match=message):
         make_trainer(make_config(**options))
+
+
+# A contrast context
+
+
+@pytest.mark.parametrize("history", [{}, {"history": "window", "history_window": 1}])
+@pytest.mark.parametrize("method", ["sdar", "rlsd"])
+def test_the_gap_of_a_wrong_context_is_subtracted(make_trainer, make_config, method, history):
+    """Two tasks, of which each has the other's skills for its wrong context."""
+    options = {"method": method, "sdar_coef": 0.5, "per_device_train_batch_size": 8, **history}
+    found = {}
+    for coefficient in (0.0, 0.7):
+        torch.manual_seed(0)
+        trainer = make_trainer(make_config(contrast_coef=coefficient, **options))
+        found[coefficient] = trainer, scored_batch(trainer, count=8)
+    trainer, inputs = found[0.7]
+    texts = [episode.teacher_context for episode in trainer.episodes]
+    assert len(set(texts)) == 2 and texts[0] == texts[3] != texts[4]
+
+    # another trainer's teacher, which reads for each episode what the other task's read
+    def swapped(episodes):
+        return [texts[4] if episode.task["task_type"] == "even" else texts[0] for episode in episodes]
+
+    torch.manual_seed(0)
+    other = make_trainer(make_config(**options), skills=swapped)
+    wrong = scored_batch(other, count=8)["teacher_per_token_logps"]
+    mask = sampled_tokens(inputs)
+    assert torch.equal(found[0.0][1]["completion_ids"], inputs["completion_ids"])
+    student = trainer._student_logps(inputs)
+    right = inputs["teacher_per_token_logps"]
+    gap = ((right - student) - 0.7 * (wrong - student)).double()
+    assert ((gap - (right - student)).abs() * mask).max() > 1e-2
+    if method == "rlsd":
+        own = scored_batch(make_trainer(make_config(**{**options, "method": "grpo", "sdar_coef": 0.0})), count=8)
+        expected = rlsd_advantages(own["advantages"].double(), gap, 0.5, 0.2, inputs["teacher_mask"].double())
+        torch.testing.assert_close((inputs["advantages"] * mask).double(), expected * mask, rtol=2e-3, atol=1e-4)
+    else:
+        gradients(trainer, inputs)
+        rows = inputs["row_turns"].tolist()
+        for (episode, first, count), row_gap, sampled in zip(rows, gap, mask, strict=True):
+            turns = trainer.episodes[episode].turns[first : first + count]
+            gates = torch.sigmoid(5 * row_gap[sampled.bool()])
+            np.testing.assert_allclose(gates, [gate for turn in turns for gate in turn.gates], rtol=5e-3, atol=1e-3)
+    assert set(trainer._metrics["train"]["sdar/contrasted"]) == {1.0}
+    assert "contrast_per_token_logps" not in found[0.0][1]
+
+
+def test_tasks_that_all_read_the_same_have_no_contrast(make_trainer, make_config):
+    found = []
+    for coefficient in (0.0, 0.7):
+        torch.manual_seed(0)
+        trainer = make_trainer(make_config(sdar_coef=0.5, contrast_coef=coefficient))
+        found.append(gradients(trainer, scored_batch(trainer)))
+    assert all(torch.equal(found[0][name], gradient) for name, gradient in found[1].items())
+    assert set(trainer._metrics["train"]["sdar/contrasted"]) == {0.0}
+
+
+def test_a_wrong_context_is_the_next_other_one():
+    texts = ["a", "a", "", "b", "a"]
+    assert [next_other(texts, place) for place in range(5)] == ["b", "b", "", "a", "b"]
+    assert next_other(["a", "a"], 0) == ""
