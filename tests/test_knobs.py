@@ -1,5 +1,6 @@
 """Options that descendants of the method found: each against a reference of its own."""
 
+from collections import defaultdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from steps import gradients, scored_batch
 from toys import CountingEnv
 
 from sdar_trl.anchors import episode_steps, step_advantages
+from sdar_trl.batching import RowsGRPOTrainer
 from sdar_trl.distillation import chosen_episodes
 from sdar_trl.episodes import Episode, StopReason, Turn
 from sdar_trl.losses import normalized_credit, rlsd_advantages, turn_means
@@ -281,6 +283,28 @@ def test_without_a_step_coefficient_gigpo_is_grpo_to_the_bit(make_trainer, make_
         trainer.train()
         found.append({name: weights.detach().clone() for name, weights in trainer.model.named_parameters()})
     assert all(torch.equal(found[0][name], weights) for name, weights in found[1].items())
+
+
+def test_anchors_reach_over_processes(monkeypatch):
+    """A group of four, two episodes on each of two processes; one turn of two tokens an episode."""
+    returns = [0.0, 1.0, 3.0, 8.0]
+    episodes = [Episode({}, [], [Turn("a", [], [1, 2], "x", reward=one)], StopReason.LOST) for one in returns]
+    steps = [episode_steps(episode, 0.9, 0.1) for episode in episodes]
+    monkeypatch.setattr("sdar_trl.batching.gather_object", lambda own: steps)
+    expected = (np.array(returns) - 3) / (np.std(returns, ddof=1) + 1e-4)
+    for index in range(2):
+        process = SimpleNamespace(
+            args=SimpleNamespace(step_discount=0.9, invalid_action_penalty=0.1, step_coef=2.0, scale_rewards="group"),
+            episodes=episodes[2 * index : 2 * index + 2],
+            accelerator=SimpleNamespace(process_index=index),
+            _group_size=4,
+            _mode_metrics=defaultdict(list),
+        )
+        rows = torch.tensor([[0, 0, 1], [1, 0, 1]])
+        output = {"advantages": torch.zeros(2), "row_turns": rows, "completion_mask": torch.ones(2, 2).long()}
+        found = RowsGRPOTrainer._step_advantages(process, output)
+        np.testing.assert_allclose(found[:, 0], 2 * expected[2 * index : 2 * index + 2], rtol=1e-5)
+        assert torch.equal(found[:, 0], found[:, 1])
 
 
 def test_an_anchor_is_of_one_task_and_a_step_alone_has_no_advantage():
