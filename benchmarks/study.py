@@ -33,7 +33,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of two runs at once, each has a core
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 
-from sdar_trl.compare import compare, comparison_table, plot_curves
+from sdar_trl.compare import compare, plot_curves
 from sdar_trl.evaluation.comparison import Arm, Run, subtract, values
 from sdar_trl.methods import METHODS
 from sdar_trl.runs import provenance
@@ -95,6 +95,15 @@ LOGGED = (
     *("sdar/grad_share", "sdar/grad_cosine"),
 )
 """Of what a run logged, what its result has: the mean over its first and over its last third."""
+
+LOOKED_AT = {
+    "sdar/grad_share": "gradient's share",
+    "sdar/grad_cosine": "cosine",
+    "sdar/gap_won": "gap, won",
+    "sdar/gap_lost": "gap, lost",
+    "sdar/large_gap": "large gaps",
+    "frac_reward_zero_std": "groups without signal",
+}
 
 
 # One run
@@ -268,7 +277,6 @@ def report(output: Path, plots: Path | None = None) -> dict[str, Any]:
                 if wanted and {run.seed for run in arm.runs} & {run.seed for run in against.runs}:
                     difference = subtract(arm, against).to_dict()
                     found["summary"].setdefault(f"{first}_minus_{other}", {})[setting] = difference
-        print(f"\n{setting}\n{comparison_table(compare(list(trained.values())))}" if len(trained) > 1 else "")
         if plots is not None and trained:
             plot_curves(list(trained.values()), plots / f"study_{setting}.png")
     return found
@@ -283,6 +291,46 @@ def _run(setting: str, name: str, run: Run, output: Path) -> dict[str, Any]:
     curve = {step: float(values([records], "success").mean()) for step, (_, records) in run.curve.items()}
     # by task id, one try each
     return {**about, **result, "validation": curve, "won": won, "machine": run.run.get("machine")}
+
+
+def tables(found: dict[str, Any]) -> str:
+    """
+    What is in docs/study.md, from a report: of each world, the arms, the differences, and what the teacher did in the
+    run in which its gradient was measured.
+    """
+    parts = []
+    for world, told in found["worlds"].items():
+        arms = [["arm", "success", "95% interval", "runs"]]
+        teachers = [["arm", "with skills less without", *LOOKED_AT.values()]]
+        for name, arm in told["arms"].items():
+            interval = "" if arm["ci_low"] is None else f"{arm['ci_low']:.3f} to {arm['ci_high']:.3f}"
+            arms.append([name, f"{arm['mean']:.3f}", interval, str(len(arm["seeds"]))])
+            runs = [run for run in found["runs"] if (run["world"], run["arm"]) == (world, name)]
+            for run in (run for run in runs if "with_skills" in run):
+                pairs = [run["logged"].get(metric) for metric in LOOKED_AT]
+                cells = ["" if pair is None else " to ".join(_short(one) for one in pair) for pair in pairs]
+                teachers.append([name, f"{run['with_skills'] - run['after']:+.3f}", *cells])
+        pairs = [["", "difference", "95% interval", "p over tasks", "p over runs", "seeds"]]
+        for pair, by_world in found["summary"].items():
+            if world in by_world:
+                one = by_world[world]
+                tests = ["" if one[p] is None else f"{one[p]:.3f}" for p in ("p_tasks", "p_runs")]
+                interval = f"{one['ci_low']:+.3f} to {one['ci_high']:+.3f}"
+                name = pair.replace("_minus_", " - ")
+                pairs.append([name, f"{one['difference']:+.3f}", interval, *tests, str(one["seeds"])])
+        tried = ", ".join(f"{one}: {success:.3f}" for one, success in told["validation_by_coefficient"].items())
+        parts += [f"{world}; validation success by coefficient: {tried or 'not tried'}"]
+        parts += [_markdown(rows) for rows in (arms, pairs, teachers) if len(rows) > 1]
+    return "\n\n".join(parts)
+
+
+def _short(value: float | None) -> str:
+    return "?" if value is None else f"{value:.3g}"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main() -> None:
@@ -329,6 +377,7 @@ def main() -> None:
         run_all(list(first_jobs(setting, arms)), output, common, args.jobs)
         run_all(list(arm_jobs(setting, arms, args.seeds, output)), output, common, args.jobs)
     result = report(output, Path(args.plots) if args.plots else None)
+    print(tables(result))
     if args.json:
         Path(args.json).parent.mkdir(parents=True, exist_ok=True)
         written = {**provenance(), "options": {**vars(args), "arms": arms}, **result}

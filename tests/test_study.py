@@ -68,6 +68,8 @@ def test_the_report_has_the_differences_of_what_is_finished(study, tmp_path, mon
     assert len(runs) == 8 and runs["sdar", 2]["won"].count("1") == 45
     assert runs["sdar", 0]["validation"] == {0: 0.0, 24: pytest.approx(0.24, abs=0.2)}
     assert found["worlds"]["questions"]["arms"]["grpo"]["mean"] == 0.5
+    told = study.tables(found)
+    assert "| sdar - grpo | +0.250 | " in told and "| grpo | 0.500 | " in told and "| gigpo | -0.100 |" in told
 
 
 def test_runs_of_other_settings_are_not_mixed(study, tmp_path):
