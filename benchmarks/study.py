@@ -25,13 +25,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of two runs at once, each has a core
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 
 from sdar_trl.compare import compare, plot_curves
 from sdar_trl.evaluation.comparison import Arm, Run, subtract, values
@@ -89,13 +87,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 QUICK = {"steps": 2, "episodes": 16, "panel_size": 8, "curve_size": 4}
 
-LOGGED = (
-    *("env/success", "reward", "frac_reward_zero_std", "env/turns", "gigpo/anchored_turns"),
-    *("sdar/gap_mean", "sdar/gap_won", "sdar/gap_lost", "sdar/large_gap", "sdar/gate_mean", "sdar/gate_large_gap"),
-    *("sdar/grad_share", "sdar/grad_cosine"),
-)
-"""Of what a run logged, what its result has: the mean over its first and over its last third."""
-
 LOOKED_AT = {
     "sdar/grad_share": "gradient's share",
     "sdar/grad_cosine": "cosine",
@@ -104,59 +95,6 @@ LOOKED_AT = {
     "sdar/large_gap": "large gaps",
     "frac_reward_zero_std": "groups without signal",
 }
-
-
-# One run
-
-
-def train_one(setting: Setting, options: dict[str, Any], split: str, with_skills: bool, folder: Path) -> None:
-    """Train, play a panel of a split, perhaps with skills too, and write `result.json`; without steps, play alone."""
-    from common import make_trainer, parse, write_json
-
-    from sdar_trl.envs import world_class
-    from sdar_trl.evaluation import PanelCallback, evaluate, policy_rollout, summarize, world_panel
-    from sdar_trl.runs import note_run, read_run
-
-    demo = {**import_module(f"train_{setting.world}").DEMO, "output_dir": str(folder)}
-    given = [f"--{name}={value}" for name, value in options.items()]
-    script_args, world, args, model_args = parse(world_class(setting.world), demo, given)
-    trainer = make_trainer(script_args, world, args, model_args)
-    temperature = script_args.panel_temperature
-    if script_args.curve_every and args.max_steps > 0:
-        panel, every = world_panel(world, "validation", script_args.curve_size), script_args.curve_every
-        played = PanelCallback(trainer, panel, world.dataset("validation"), every=every, temperature=temperature)
-        trainer.add_callback(played)
-    if args.max_steps > 0:
-        trainer.train()
-
-    panel = world_panel(world, split, script_args.panel_size)
-    about = {"policy": model_args.model_name_or_path, "panel": panel.about(), "temperature": temperature}
-    limits = {name: getattr(args, name) for name in ("max_turns", "max_response_length", "max_completion_length")}
-    rollout = policy_rollout(
-        trainer.model.eval(),
-        trainer.processing_class,
-        world.environment_factory,
-        temperature=temperature,
-        history=args.history,
-        history_window=args.history_window,
-        **limits,
-    )
-    result: dict[str, Any] = {}
-    for name, skills in {"after": None, **({"with_skills": world.skills()} if with_skills else {})}.items():
-        path, tasks = folder / f"panel_{name}.jsonl", panel.tasks(world.dataset(split))
-        result[name] = summarize(evaluate(rollout, tasks, skills=skills, path=path, about=about)).success
-    note_run(folder, world=world.name, panels={split: panel.about()}, seeds={"seed": args.seed}, **provenance())
-    history = [entry for entry in trainer.state.log_history if "reward" in entry]
-    third = max(1, len(history) // 3)
-    found = {name: [_mean(part, name) for part in (history[:third], history[-third:])] for name in LOGGED}
-    result["logged"] = {name: pair for name, pair in found.items() if pair != [None, None]}
-    result |= {"sdar_coef": args.sdar_coef, "seconds": read_run(folder).get("seconds")}
-    write_json(folder / "result.json", result)
-
-
-def _mean(entries: Sequence[dict[str, Any]], name: str) -> float | None:
-    known = [entry[name] for entry in entries if name in entry]
-    return sum(known) / len(known) if known else None
 
 
 # All runs
@@ -360,7 +298,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.run:
         setting, folder, told = args.run
-        train_one(WORLDS[setting], **json.loads(told), folder=Path(folder))
+        from study_run import train_one  # which imports torch
+
+        train_one(WORLDS[setting].world, **json.loads(told), folder=Path(folder))
         return
     if args.quick:
         vars(args).update(QUICK, worlds=["questions"], arms=["sdar", "grpo"], seeds=[0, 1])

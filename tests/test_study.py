@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -70,6 +71,21 @@ def test_the_report_has_the_differences_of_what_is_finished(study, tmp_path, mon
     assert found["worlds"]["questions"]["arms"]["grpo"]["mean"] == 0.5
     told = study.tables(found)
     assert "| sdar - grpo | +0.250 | " in told and "| grpo | 0.500 | " in told and "| gigpo | -0.100 |" in told
+
+
+def test_gaps_of_won_and_lost_episodes_are_compared_within_a_task(study, monkeypatch):
+    monkeypatch.delitem(sys.modules, "common", raising=False)  # the benchmarks have one as well
+
+    def episode(won, *turns):
+        return SimpleNamespace(success=won, turns=[SimpleNamespace(gaps=gaps) for gaps in turns])
+
+    found = [episode(True, [1.0, 1.0], [0.0]), episode(False, [1.0, 0.0], [3.0])]
+    found += [episode(True, [5.0]), episode(False, None)]  # no teacher
+    found += [episode(True, [2.0]), episode(True, [9.0])]  # nobody lost
+    trainer = SimpleNamespace(num_generations=2, episodes=found)
+    order = import_module("study_run").GapOrder(trainer)
+    order.on_step_end()
+    assert order.shares() == {"episode": {"share": 0.0, "pairs": 1}, "first_turn": {"share": 1.0, "pairs": 1}}
 
 
 def test_runs_of_other_settings_are_not_mixed(study, tmp_path):
