@@ -47,6 +47,7 @@ class Setting:
 
 WORLDS = {
     "questions": Setting("search_qa"),
+    "questions_early": Setting("search_qa", {"max_steps": 8}),
     "shop": Setting("webshop"),
     "sparse_shop": Setting("webshop", {"reward": "success"}),
     "household": Setting("alfworld"),
@@ -172,7 +173,7 @@ def run_all(jobs: Sequence[Job], output: Path, common: dict[str, Any], at_once: 
             return
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        options = {**WORLDS[job.setting].options, **common, **job.options, "seed": job.seed}
+        options = {**common, **WORLDS[job.setting].options, **job.options, "seed": job.seed}
         told = json.dumps({"options": options, "split": job.split, "with_skills": job.with_skills})
         command = [sys.executable, __file__, "--run", job.setting, str(folder), told]
         with (folder / "log.txt").open("w") as log:
