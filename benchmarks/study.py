@@ -58,7 +58,7 @@ CHOICE_SEED = 100
 TUNED = {"sdar_coef": "tuned"}
 
 ARMS: dict[str, dict[str, Any]] = {
-    "sdar": {"method": "sdar"},
+    "sdar": {"method": "sdar", "sdar_coef": 0.01},  # a training script may have another
     "grpo": {"method": "grpo"},
     "grpo_opsd": {"method": "grpo_opsd"},
     "sdar_tuned": {"method": "sdar", **TUNED},

@@ -48,6 +48,9 @@ def test_every_arm_is_a_method_and_its_options(study):
     for options in [*study.ARMS.values(), *study.ABLATIONS.values()]:
         given = {name: 0.3 if value == "tuned" else value for name, value in options.items()}
         config("out", use_cpu=True, bf16=False, **given)
+        # a training script may have a coefficient of its own for SDAR, which is none of the arm's
+        assert options["method"] != "sdar" or "sdar_coef" in options
+    assert study.ARMS["sdar"]["sdar_coef"] == 0.01
 
 
 def test_the_report_has_the_differences_of_what_is_finished(study, tmp_path, monkeypatch):
