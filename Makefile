@@ -1,4 +1,5 @@
 # make demo   train the embedded policy on the embedded shop, from nothing, in minutes
+# make study  every method against the others, in a night on two cores
 # make test   run the whole suite
 # make venv   the environment for both
 # make test-vllm   the tests with vLLM's engine, which needs an environment of its own
@@ -11,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 
-.PHONY: venv demo test test-vllm lint notebooks tiny build clean
+.PHONY: venv demo study test test-vllm lint notebooks tiny build clean
 
 venv: .venv/.installed
 
@@ -26,6 +27,10 @@ venv: .venv/.installed
 
 demo: venv
 	$(BIN)/accelerate launch --config_file examples/accelerate_configs/single.yaml examples/train_webshop.py
+
+# goes on where it was stopped; `make study OPTIONS="--worlds questions"` for a part of it
+study: venv
+	$(BIN)/python benchmarks/study.py --jobs 2 --json benchmarks/results/study.json $(OPTIONS)
 
 # two processes of one thread each
 test: venv

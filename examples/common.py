@@ -27,6 +27,7 @@ from sdar_trl.evaluation import (
     task_type_table,
     world_panel,
 )
+from sdar_trl.methods import METHODS
 from sdar_trl.plot import plot_training
 from sdar_trl.policies import policy_limits, policy_path
 from sdar_trl.runs import note_run, provenance
@@ -73,6 +74,13 @@ class ScriptArguments:
     skills: str | None = field(default=None, metadata={"help": "Folder of skills; the bundled ones if not given."})
 
 
+@dataclass
+class MethodArgument:
+    """The method alone, which is read before all else."""
+
+    method: str = "sdar"
+
+
 def parse(
     world_class: type[World], demo: dict[str, Any], args: list[str] | None = None
 ) -> tuple[ScriptArguments, World, SDARConfig, ModelConfig]:
@@ -92,11 +100,13 @@ def parse(
     Returns:
         `tuple`: the arguments of the script, the world, the trainer's and the model's.
     """
-    # which model it is decides the limits that it has by default, and is known to the command line or the YAML file
-    models = TrlParser(ModelConfig, add_help=False)  # type: ignore[arg-type]
-    models.set_defaults_with_config(model_name_or_path=demo["model_name_or_path"])
-    [model, *_] = models.parse_args_and_config(args, return_remaining_strings=True)
+    # model and method decide what else is a default, and are known to the command line or the YAML file
+    first = TrlParser((ModelConfig, MethodArgument), add_help=False)  # type: ignore[arg-type]
+    first.set_defaults_with_config(model_name_or_path=demo["model_name_or_path"])
+    [model, method, *_] = first.parse_args_and_config(args, return_remaining_strings=True)
     limits = {**world_class.limits, **policy_limits(model.model_name_or_path)}
+    if method.method != "sdar":  # the demo's values of what a method decides are SDAR's
+        demo = {name: value for name, value in demo.items() if name not in METHODS["sdar"]}
 
     parser = TrlParser((ScriptArguments, world_class, SDARConfig, ModelConfig))  # type: ignore[arg-type]
     parser.set_defaults_with_config(**{**limits, **EMBEDDED, **demo})
@@ -110,6 +120,21 @@ def parse(
         "dtype": model_args.dtype,
     }
     return script_args, world, training_args, model_args
+
+
+def make_trainer(
+    script_args: ScriptArguments, world: World, training_args: SDARConfig, model_args: ModelConfig
+) -> SDARTrainer:
+    """The trainer that the arguments ask for."""
+    return SDARTrainer(
+        model=policy_path(str(model_args.model_name_or_path)),
+        args=training_args,
+        train_dataset=world.dataset("train"),
+        environment_factory=world.environment_factory,
+        skills=SkillLibrary.from_folder(script_args.skills) if script_args.skills else world.skills(),
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
 
 
 def train(world_class: type[World], demo: dict[str, Any]) -> None:
@@ -130,15 +155,7 @@ def train(world_class: type[World], demo: dict[str, Any]) -> None:
     script_args, world, training_args, model_args = parse(world_class, demo)
     if not torch.cuda.is_available():  # `accelerate launch` leaves each process one CPU thread
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // training_args.world_size))
-    trainer = SDARTrainer(
-        model=policy_path(str(model_args.model_name_or_path)),
-        args=training_args,
-        train_dataset=world.dataset("train"),
-        environment_factory=world.environment_factory,
-        skills=SkillLibrary.from_folder(script_args.skills) if script_args.skills else world.skills(),
-        quantization_config=get_quantization_config(model_args),
-        peft_config=get_peft_config(model_args),
-    )
+    trainer = make_trainer(script_args, world, training_args, model_args)
     is_main, output_dir = trainer.accelerator.is_main_process, Path(str(training_args.output_dir))
     about: dict[str, Any] = {"policy": model_args.model_name_or_path, "method": training_args.method}
     results: dict[str, PanelResult] = {}

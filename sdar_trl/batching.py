@@ -12,18 +12,20 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 from torch.nn.parallel import DistributedDataParallel
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
+from .anchors import at_tokens, episode_steps, step_advantages
 from .distillation import chosen_episodes
 from .envs.border import Border
 from .episodes import Episode, Turn, as_messages
 from .losses import aggregate_loss, importance_sampling_ratio
-from .metrics import Metrics, count_rows, divide_by_shares, merged_micro_batches
+from .metrics import Metrics, add_token_means, count_rows, divide_by_shares, merged_micro_batches
 from .rows import Row, joined, micro_batches, padded_count, rows_batch, sampled_tokens, split_by_length, was_cut
 from .scoring import Scored, ScoringGRPOTrainer
+from .teacher import Teacher
 
 
 class RowsGRPOTrainer(ScoringGRPOTrainer):
@@ -31,6 +33,9 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
 
     episodes: list[Episode]
     """The episodes of this process's last rollout."""
+
+    teacher: Teacher
+    """Builds the teacher's rows."""
 
     @cached_property
     def _border(self) -> Border:
@@ -72,9 +77,19 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
 
     def _chosen_episodes(self, advantages: torch.Tensor) -> torch.Tensor:
         """Which of this process's episodes have a teacher, by their advantages, shape (E,)."""
-        group_size: Any = self.num_generations if self.model.training else self.num_generations_eval
         args: Any = self.args
-        return chosen_episodes(args.distill_on, self.episodes, advantages, group_size, self.accelerator)
+        return chosen_episodes(args.distill_on, self.episodes, advantages, self._group_size, self.accelerator)
+
+    def _step_advantages(self, output: dict[str, Any]) -> torch.Tensor:
+        """The episodes' advantages with GiGPO's of each turn added, at its tokens, shape (B, T)."""
+        args: Any = self.args
+        steps = [episode_steps(one, args.step_discount, args.invalid_action_penalty) for one in self.episodes]
+        found, anchored = step_advantages(gather_object(steps), self._group_size, args.scale_rewards != "none")
+        self._mode_metrics["gigpo/anchored_turns"].extend(float(one) for episode in anchored for one in episode)
+        own = found[self.accelerator.process_index * len(steps) :][: len(steps)]
+        return output["advantages"].unsqueeze(1) + args.step_coef * at_tokens(
+            own, output["row_turns"], sampled_tokens(output)
+        )
 
     def _batch_of_rows(self, output: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
         """
@@ -124,13 +139,39 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
                 self.vllm_importance_sampling_clip_max,
             )
         if "ref_per_token_logps" in output:
-            if self.ref_model is not None:
-                batch["ref_per_token_logps"] = self._student_logps(batch, self.ref_model)
-            else:  # as in TRL: the base without its adapter, or the copy of an adapter that is trained on
-                model = self.accelerator.unwrap_model(self.model)
-                with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
-                    batch["ref_per_token_logps"] = self._student_logps(batch)
+            with self._reference() as model:
+                batch["ref_per_token_logps"] = self._student_logps(batch, model)
         return batch
+
+    @contextmanager
+    def _reference(self) -> Iterator[Any]:
+        """The reference model; inside, as in TRL, the policy is it, without its adapter or with the copy of an adapter
+        that is trained on, where there is no model of its own."""
+        if self.ref_model is not None:
+            yield self.ref_model
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
+            yield self.model
+
+    def _teacher_score(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, sampled: torch.Tensor) -> Scored:
+        """What the teacher's weights say of the tokens that were sampled, as [`_score`]."""
+        args: Any = self.args
+        with nullcontext(self.model) if args.teacher_weights == "live" else self._reference() as model:
+            return self._score(model, input_ids, attention_mask, sampled)
+
+    def _contrast_pass(self, output: dict[str, Any], rows: list[Row]) -> dict[str, torch.Tensor]:
+        """With `contrast_coef`, what the teacher says reading a wrong context: `contrast_per_token_logps`, shape
+        (B, T), and `contrast_mask`, shape (B, 1)."""
+        args: Any = self.args
+        if args.contrast_coef == 0:
+            return {}
+        input_ids, attention_mask, mask, _ = self.teacher.contrast(
+            self.episodes, rows, output["completion_ids"], output["completion_mask"]
+        )
+        self._mode_metrics["sdar/contrasted"].extend(gather_object(mask[: len(rows), 0].tolist()))
+        logps = self._teacher_score(input_ids, attention_mask, sampled_tokens(output)).logps
+        return {"contrast_per_token_logps": logps, "contrast_mask": mask.to(logps.dtype)}
 
     def _mask_cut(self, batch: dict[str, Any], cut: list[bool]) -> torch.Tensor:
         """Mask the rows of episodes that were cut, if so configured; 1 for what is trained on, shape (B, T)."""
@@ -164,9 +205,8 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
         """Log-probs of a batch's completions as they were read, under the policy or another model, shape (B, T)."""
         input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-        return self._score(
-            self.model if model is None else model, input_ids, attention_mask, sampled_tokens(batch)
-        ).logps
+        model = self.model if model is None else model
+        return self._score(model, input_ids, attention_mask, sampled_tokens(batch)).logps
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """TRL's; the rows of an optimizer's step are dealt out to its micro-batches anew, those of like length
@@ -243,6 +283,17 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         divide_by_shares(self._mode_metrics)
         super().log(logs, start_time)
+
+    def _log_tokens(self, values: dict[str, torch.Tensor], mask: torch.Tensor, now: dict[str, float]) -> None:
+        """Log means over the tokens of a mask, shape (B, T), and numbers as they are now."""
+        add_token_means(self._mode_metrics, self.accelerator, values, mask)
+        for name, value in now.items():
+            self._mode_metrics[name].append(value)
+
+    @property
+    def _group_size(self) -> Any:
+        """Episodes of a task, a number."""
+        return self.num_generations if self.model.training else self.num_generations_eval
 
     @property
     def _micro_batch_size(self) -> int:

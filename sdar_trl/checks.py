@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset
 
 from .contexts import SkillContext, TeacherContext
@@ -115,6 +115,25 @@ def read_skills(skills: Any, args: Any) -> SkillLibrary | TeacherContext | None:
     return skills
 
 
+def check_teacher_weights(trainer: Any) -> None:
+    """
+    Refuse a teacher whose weights nobody keeps.
+
+    Args:
+        trainer ([`SDARTrainer`]):
+            The trainer, with what TRL has loaded.
+
+    Raises:
+        `ValueError`: if there is neither a reference model nor an adapter to do without.
+    """
+    args = trainer.args
+    if args.teacher_weights != "live" and trainer.ref_model is None and not is_peft_model(trainer.model):
+        raise ValueError(
+            f"`teacher_weights={args.teacher_weights!r}` is the reference model, which TRL loads only with `beta` "
+            "above 0 where all weights are trained. Set `beta`, 1e-8 if no KL is wanted, or train an adapter."
+        )
+
+
 # Rewards
 
 
@@ -163,9 +182,14 @@ def read_tasks(dataset: Any, environment_factory: Any, args: Any, plays_text: bo
         The dataset.
 
     Raises:
-        `ValueError`: if there are fewer tasks than a batch needs, or columns or prompts that text environments cannot
-            use.
+        `ValueError`: if there are fewer tasks than a batch needs, columns or prompts that text environments cannot
+            use, or no turns to compare with `step_coef`.
     """
+    if args.step_coef > 0 and not plays_text:
+        raise ValueError(
+            "`step_coef` compares the turns of episodes, and TRL's own loops do not tell them apart; pass an "
+            "`environment_factory` whose environments have `step`, or set `step_coef=0`."
+        )
     needed = args.generation_batch_size // args.num_generations
     if dataset is None and plays_text:
         if isinstance(environment_factory, Mapping):

@@ -1,9 +1,19 @@
-"""Which options of [`SDARConfig`] go together."""
+"""Which values of [`SDARConfig`] make sense, and which options go together."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from .vocabulary import FULL_DIVERGENCES
+
+
+NOT_NEGATIVE = (
+    *("sdar_coef", "policy_coef", "step_coef", "step_discount", "advantage_clip", "gate_beta"),
+    *("contrast_coef", "ucb_c", "invalid_action_penalty"),
+)
+COUNTS = (
+    *("max_turns", "max_response_length", "history_window", "schedule_steps", "divergence_top_k"),
+    *("skills_top_k", "max_context_tokens", "max_cache_tokens", "save_episodes_every"),
+)
 
 
 def check_types(args: Any, types: Mapping[str, Any]) -> None:
@@ -24,6 +34,25 @@ def check_types(args: Any, types: Mapping[str, Any]) -> None:
         if not isinstance(value, int | float if kind is float else kind):
             expected = getattr(kind, "__name__", str(kind))
             raise ValueError(f"`{name}` must be of type {expected}, got {value!r} ({type(value).__name__}).")
+
+
+def check_numbers(args: Any) -> None:
+    """
+    Refuse numbers that mean nothing by themselves.
+
+    Args:
+        args ([`SDARConfig`]):
+            The configuration.
+
+    Raises:
+        `ValueError`: if one is too small; it says which.
+    """
+    for name in NOT_NEGATIVE:
+        if getattr(args, name) < 0:
+            raise ValueError(f"`{name}` must not be negative, got {getattr(args, name)}.")
+    for name in COUNTS:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {getattr(args, name)}.")
 
 
 def check_combinations(args: Any) -> None:
@@ -50,6 +79,22 @@ def check_combinations(args: Any) -> None:
                 "With `signal='advantage'`, `sdar_coef` and `advantage_clip` lie in [0, 1], lest advantages "
                 f"change their sign; got {args.sdar_coef} and {args.advantage_clip}."
             )
+    if args.teacher_weights != "live" and args.divergence in FULL_DIVERGENCES:
+        raise ValueError(
+            f"`teacher_weights={args.teacher_weights!r}` has an output layer of its own, and a divergence over the "
+            f"vocabulary is computed with the policy's; got {args.divergence!r}. Use a sampled one."
+        )
+    if (args.teacher_weights == "ema") != args.sync_ref_model and args.teacher_weights != "live":
+        raise ValueError(
+            "`teacher_weights='ema'` is the reference model as TRL's `sync_ref_model` moves it, `'base'` as it was "
+            f"loaded; got {args.teacher_weights!r} with sync_ref_model={args.sync_ref_model}. For an average, set "
+            "`sync_ref_model=True`, `ref_model_sync_steps=1` and `ref_model_mixup_alpha`, one minus its decay."
+        )
+    if args.step_coef > 0 and (args.policy_coef == 0 or args.step_discount > 1):
+        raise ValueError(
+            "`step_coef` moves the advantages of the policy loss, by discounted returns: it needs `policy_coef` above "
+            f"0 and a `step_discount` of at most 1, got {args.policy_coef} and {args.step_discount}."
+        )
     if args.log_grad_share and args.signal == "advantage":
         raise ValueError("`log_grad_share` compares two losses; with `signal='advantage'` there is one.")
     if args.divergence_top_k is not None and args.divergence not in FULL_DIVERGENCES:

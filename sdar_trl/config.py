@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 
 from trl import GRPOConfig
 
-from .combinations import check_combinations, check_types
+from .combinations import check_combinations, check_numbers, check_types
 from .envs.border import not_one_of
 from .losses import GATES, SAMPLED_DIVERGENCES, SCHEDULES
 from .methods import METHODS
@@ -34,8 +34,8 @@ class SDARConfig(GRPOConfig):
 
         method (`str`, *optional*, defaults to `"sdar"`):
             Which method's values the parameters marked "the method's" have where they are not given: `"sdar"`,
-            `"grpo"`, `"skill_grpo"`, `"skill_prompt"`, `"opsd"`, `"grpo_opsd"`, `"grpo_opsd_uniform"`, `"skill_sd"`
-            or `"rlsd"`. See `sdar_trl/methods.py`.
+            `"grpo"`, `"skill_grpo"`, `"gigpo"`, `"skill_prompt"`, `"opsd"`, `"grpo_opsd"`, `"grpo_opsd_uniform"`,
+            `"skill_sd"` or `"rlsd"`. See `sdar_trl/methods.py`.
         sdar_coef (`float`, *optional*, defaults to the method's):
             Weight of the self-distillation loss next to the policy loss (lambda in the paper, 0.01 for SDAR); with
             `signal="advantage"`, how far the advantages are moved. With `0.0` no teacher pass is run.
@@ -48,6 +48,9 @@ class SDARConfig(GRPOConfig):
             Where the teacher's signal goes: `"loss"` adds a loss, `"advantage"` moves each token's advantage (RLSD).
         advantage_clip (`float`, *optional*, defaults to `0.2`):
             With `signal="advantage"`, half-width of the range around 1 of the factor of an advantage.
+        credit (`str`, *optional*, defaults to `"exp"`):
+            With `signal="advantage"`, how the gap becomes that factor: `"exp"` of it (RLSD), or with `"normalized"` 1
+            plus the gap normalised within the episode (AgentOPSD). Either keeps the advantage's sign.
         divergence (`str`, *optional*, defaults to the method's):
             What is minimised: `"sampled_reverse_kl"` (SDAR), `"sampled_k3"`, `"sampled_k3_weighted"` (Skill-SD) and
             `"sampled_score"` look at the sampled token, `"reverse_kl"`, `"forward_kl"` and `"jsd"` at the whole
@@ -74,6 +77,17 @@ class SDARConfig(GRPOConfig):
         distill_on (`str`, *optional*, defaults to `"all"`):
             Which episodes have a teacher: `"all"`, those that `"failed"`, or with `"no_signal"` those of groups whose
             rewards are all the same, of which the policy loss learns nothing.
+        step_coef (`float`, *optional*, defaults to the method's):
+            Weight of GiGPO's step advantage, which is added to that of the episode (omega in its paper, 1 for GiGPO):
+            what followed a turn, against the turns of the task's other episodes that had the same observation.
+        step_discount (`float`, *optional*, defaults to `0.95`):
+            With `step_coef`, the discount per turn of what followed.
+        contrast_coef (`float`, *optional*, defaults to `0.0`):
+            Weight with which the gap of a wrong context, that of another task of the batch, is subtracted from the gap
+            (RLCSD), at the cost of one more teacher pass. With `0.0` none is run.
+        teacher_weights (`str`, *optional*, defaults to `"live"`):
+            Whose weights teach: the policy's (`"live"`), the reference model's, which is the policy before training
+            and with an adapter the base (`"base"`), or with TRL's `sync_ref_model` an average of the policy (`"ema"`).
         log_grad_share (`bool`, *optional*, defaults to `False`):
             Log how large the distillation's gradient is against the policy loss's (`sdar/grad_share`), and the cosine
             of the angle between them (`sdar/grad_cosine`), at the cost of two more backward passes.
@@ -146,27 +160,22 @@ class SDARConfig(GRPOConfig):
 
     max_completion_length: int = field(
         default=4096,
-        metadata={
-            "help": "Most tokens of a training row after its prompt: with a growing history, responses and "
-            "observations of an episode, with a window its response. An episode ends before a turn that might not fit."
-        },
+        metadata={"help": "Most tokens of a row after its prompt. An episode ends before a turn that might not fit."},
     )
 
     # `None` stands for the method's value and is gone after `__post_init__`
     method: str = field(
         default="sdar",
         metadata={
-            "help": "Which method's values the parameters below have where they are not given; see "
-            "sdar_trl/methods.py.",
+            "help": "Whose values the parameters below have where they are not given; see sdar_trl/methods.py.",
             "choices": list(METHODS),
         },
     )
     sdar_coef: float = field(
         default=None,  # type: ignore[assignment]
         metadata={
-            "help": "Weight of the self-distillation loss next to the policy loss (lambda in the paper), by default "
-            "the method's (SDAR: 0.01). With signal='advantage', how far the advantages are moved. With 0.0 no "
-            "teacher pass is run."
+            "help": "Weight of the self-distillation loss next to the policy loss, by default the method's (SDAR: "
+            "0.01). With signal='advantage', how far the advantages are moved. With 0.0 no teacher pass is run."
         },
     )
     sdar_coef_schedule: str = field(
@@ -179,9 +188,7 @@ class SDARConfig(GRPOConfig):
     )
     policy_coef: float = field(
         default=None,  # type: ignore[assignment]
-        metadata={
-            "help": "Weight of TRL's loss, the KL to the reference model included. By default the method's (SDAR: 1)."
-        },
+        metadata={"help": "Weight of TRL's loss, its KL included. By default the method's (SDAR: 1)."},
     )
     signal: str = field(
         default=None,  # type: ignore[assignment]
@@ -195,6 +202,14 @@ class SDARConfig(GRPOConfig):
         default=0.2,
         metadata={"help": "With signal='advantage', half-width of the range around 1 of the factor of an advantage."},
     )
+    credit: str = field(
+        default="exp",
+        metadata={
+            "help": "With signal='advantage', how the gap becomes that factor: 'exp' of it (RLSD), or 'normalized' "
+            "within the episode.",
+            "choices": ["exp", "normalized"],
+        },
+    )
     divergence: str = field(
         default=None,  # type: ignore[assignment]
         metadata={
@@ -205,10 +220,7 @@ class SDARConfig(GRPOConfig):
     )
     divergence_top_k: int | None = field(
         default=None,
-        metadata={
-            "help": "Reduces a whole-vocabulary divergence to the teacher's likeliest tokens at each position and one "
-            "bucket for all others."
-        },
+        metadata={"help": "Reduces a whole-vocabulary divergence to the teacher's likeliest tokens and one bucket."},
     )
     gate: str = field(
         default=None,  # type: ignore[assignment]
@@ -229,17 +241,11 @@ class SDARConfig(GRPOConfig):
     )
     schedule_steps: int | None = field(
         default=None,
-        metadata={
-            "help": "Steps that the schedules take; afterwards they stay where they end. By default the method's, or "
-            "all steps of the training."
-        },
+        metadata={"help": "Steps that the schedules take. By default the method's, or all steps of the training."},
     )
     normalize_entropy: bool = field(
         default=False,
-        metadata={
-            "help": "Divide the entropy by the logarithm of the vocabulary's size before it reaches the gate, so that "
-            "it lies in [0, 1]. The paper does not."
-        },
+        metadata={"help": "Divide the gate's entropy by the logarithm of the vocabulary's size. The paper does not."},
     )
     granularity: str = field(
         default="token",
@@ -255,6 +261,28 @@ class SDARConfig(GRPOConfig):
             "all the same ('no_signal').",
             "choices": ["all", "failed", "no_signal"],
         },
+    )
+    contrast_coef: float = field(
+        default=0.0,
+        metadata={"help": "Weight with which the gap of a wrong context is subtracted; one more teacher pass."},
+    )
+    teacher_weights: str = field(
+        default="live",
+        metadata={
+            "help": "Whose weights teach: the policy's ('live'), the reference model's ('base'), or with "
+            "sync_ref_model an average of the policy's ('ema').",
+            "choices": ["live", "base", "ema"],
+        },
+    )
+    step_coef: float = field(
+        default=None,  # type: ignore[assignment]
+        metadata={
+            "help": "Weight of GiGPO's step advantage: what followed a turn, against turns of the task's other "
+            "episodes that had the same observation. By default the method's (SDAR: 0)."
+        },
+    )
+    step_discount: float = field(
+        default=0.95, metadata={"help": "With step_coef, the discount per turn of what followed."}
     )
     log_grad_share: bool = field(
         default=False,
@@ -279,17 +307,11 @@ class SDARConfig(GRPOConfig):
     )
     skills_top_k: int | None = field(
         default=None,
-        metadata={
-            "help": "Most skills of a task besides those for every task. If None, 1 for the retrievers that rank the "
-            "whole library (ucb, random, bm25, embedding), and else no limit."
-        },
+        metadata={"help": "Most skills of a task besides those for every task. If None, 1 or no limit, by retriever."},
     )
     max_context_tokens: int | None = field(
         default=None,
-        metadata={
-            "help": "Most tokens of skills in a prompt. What does not fit is dropped whole, lowest rank first, and "
-            "counted."
-        },
+        metadata={"help": "Most tokens of skills in a prompt. What does not fit is dropped whole, lowest rank first."},
     )
     ucb_c: float = field(default=1.0, metadata={"help": "Weight of UCB's bonus for skills that were seldom tried."})
     ucb_per_task_type: bool = field(
@@ -302,23 +324,18 @@ class SDARConfig(GRPOConfig):
     context_role: str = field(
         default="system",
         metadata={
-            "help": "Message of the teacher's prompt that receives the privileged context: 'system' appends it to the "
-            "system message, 'user' puts it in front of the first user message.",
+            "help": "Message of the teacher's prompt that has the context: the 'system' or the first 'user' message.",
             "choices": ["system", "user"],
         },
     )
     max_teacher_length: int | None = field(
         default=None,
-        metadata={
-            "help": "Longest teacher row (context, prompt and completion) in tokens. If None, the model's "
-            "max_position_embeddings."
-        },
+        metadata={"help": "Longest teacher row in tokens. If None, the model's max_position_embeddings."},
     )
     teacher_overflow: str = field(
         default="error",
         metadata={
-            "help": "What happens to a teacher row longer than max_teacher_length; it is never cut. 'error' stops "
-            "with both lengths, 'skip' leaves the row out of the self-distillation loss and counts it.",
+            "help": "What a teacher row longer than max_teacher_length does: 'error' stops, 'skip' leaves it out.",
             "choices": ["error", "skip"],
         },
     )
@@ -343,24 +360,17 @@ class SDARConfig(GRPOConfig):
     )
     reuse_cache: bool = field(
         default=True,
-        metadata={
-            "help": "Keep the keys and values of a rollout from turn to turn, so that only new tokens are computed. "
-            "Concerns generation with Transformers' `generate`."
-        },
+        metadata={"help": "Keep a rollout's keys and values from turn to turn, with Transformers' `generate`."},
     )
     lean_forward: bool = field(
         default=True,
-        metadata={
-            "help": "Leave out of every forward what nobody looks at: padding, the output layer where no token was "
-            "sampled, and, without gradient, prompts that another row has too. If False, TRL's arithmetic to the bit."
-        },
+        metadata={"help": "Leave out of every forward what nobody looks at. If False, TRL's arithmetic to the bit."},
     )
     max_cache_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Most tokens of the episodes that one process plays at once with Transformers' `generate`, each "
-            "counted as its prompt and max_completion_length. A batch that needs more is played in waves. If None, "
-            "all episodes are played at once."
+            "help": "Most tokens of the episodes that one process plays at once with Transformers' `generate`. A "
+            "batch that needs more is played in waves. If None, all episodes are played at once."
         },
     )
     save_episodes_every: int | None = field(
@@ -378,13 +388,7 @@ class SDARConfig(GRPOConfig):
         for parameter in fields(SDARConfig):
             if parameter.name in SDARConfig.__annotations__ and "choices" in parameter.metadata:
                 self._check_one_of(parameter.name, parameter.metadata["choices"])
-        for name in ("sdar_coef", "policy_coef", "advantage_clip", "gate_beta", "ucb_c", "invalid_action_penalty"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        counts = ("max_turns", "max_response_length", "history_window", "schedule_steps", "divergence_top_k")
-        for name in (*counts, "skills_top_k", "max_context_tokens", "max_cache_tokens", "save_episodes_every"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        check_numbers(self)
         check_combinations(self)
 
     def _check_one_of(self, name: str, allowed: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,11 @@ from .losses import (
     GATES,
     SAMPLED_DIVERGENCES,
     SCHEDULES,
+    Credit,
     Gate,
     SampledDivergence,
+    exp_credit,
+    normalized_credit,
     rlsd_advantages,
     teacher_student_gap,
     turn_means,
@@ -96,7 +100,7 @@ class Distillation:
         Returns:
             `tuple`: the loss, the gap (nats) and the gate, these two without gradient; all of shape (B, T).
         """
-        gap = self._gap(inputs, student_logps)
+        gap = self.gap(inputs, student_logps)
         if self.args.normalize_entropy:
             entropies = entropies / math.log(self.vocabulary_size)
         gate = self.gate(gap, entropies, gate_beta).detach()
@@ -105,12 +109,18 @@ class Distillation:
 
     def advantages(self, inputs: dict[str, torch.Tensor], old_logps: torch.Tensor, coef: float) -> torch.Tensor:
         """RLSD's advantages, shape (B, T), from those of the episodes and the gap at the weights that sampled."""
-        gap = self._gap(inputs, old_logps)
-        return rlsd_advantages(inputs["advantages"], gap, coef, self.args.advantage_clip, inputs["teacher_mask"])
+        credit: Credit = exp_credit
+        if self.args.credit == "normalized":
+            credit = partial(normalized_credit, tokens=taught_tokens(inputs), episodes=inputs["row_turns"][:, 0])
+        gap, clip = self.gap(inputs, old_logps), self.args.advantage_clip
+        return rlsd_advantages(inputs["advantages"], gap, coef, clip, inputs["teacher_mask"], credit)
 
-    def _gap(self, inputs: dict[str, torch.Tensor], student_logps: torch.Tensor) -> torch.Tensor:
+    def gap(self, inputs: dict[str, torch.Tensor], student_logps: torch.Tensor) -> torch.Tensor:
         """The gap that weighs each token, nats, shape (B, T)."""
         gap = teacher_student_gap(inputs["teacher_per_token_logps"], student_logps)
+        if "contrast_per_token_logps" in inputs:
+            wrong = teacher_student_gap(inputs["contrast_per_token_logps"], student_logps)
+            gap = gap - self.args.contrast_coef * inputs["contrast_mask"] * wrong
         return turn_means(gap, sampled_tokens(inputs)) if self.args.granularity == "turn" else gap
 
 

@@ -35,6 +35,13 @@ def teacher_student_gap(teacher_logps: torch.Tensor, student_logps: torch.Tensor
     return (teacher_logps - student_logps).detach()
 
 
+def turn_numbers(sampled: torch.Tensor) -> torch.Tensor:
+    """The turn of each token, from 0 in each row: one begins where sampled tokens (1) follow others (0). Shape (B, T),
+    of tokens between two turns the one before."""
+    before = torch.nn.functional.pad(sampled, (1, 0))[:, :-1]
+    return ((sampled > before).cumsum(1) - 1).clamp(min=0)
+
+
 def turn_means(values: torch.Tensor, sampled: torch.Tensor) -> torch.Tensor:
     """
     The mean over each turn's sampled tokens, at each of them.
@@ -52,9 +59,7 @@ def turn_means(values: torch.Tensor, sampled: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor`: the means, 0 at other tokens, shape (B, T).
     """
-    sampled = sampled.to(values.dtype)
-    before = torch.nn.functional.pad(sampled, (1, 0))[:, :-1]
-    turn = ((sampled > before).cumsum(1) - 1).clamp(min=0)
+    turn, sampled = turn_numbers(sampled), sampled.to(values.dtype)
     empty = torch.zeros_like(values)
     sums = empty.scatter_add(1, turn, values * sampled)
     counts = empty.scatter_add(1, turn, sampled)
@@ -196,17 +201,65 @@ class SampledDivergence:
 # The signal in the advantage
 
 
-def rlsd_advantages(
-    advantages: torch.Tensor, gap: torch.Tensor, weight: float, clip: float, mask: torch.Tensor
+Credit = Callable[[torch.Tensor, float], torch.Tensor]
+"""Maps `sign(A) * Delta_t`, shape (B, T), and `clip` to the factor of an advantage, within `clip` of 1."""
+
+
+def exp_credit(signed_gap: torch.Tensor, clip: float) -> torch.Tensor:
+    """RLSD's `clip(exp(sign(A) * Delta_t), 1 - clip, 1 + clip)`: each token by itself."""
+    return torch.exp(signed_gap.clamp(-20, 20)).clamp(1 - clip, 1 + clip)
+
+
+def normalized_credit(
+    signed_gap: torch.Tensor, clip: float, tokens: torch.Tensor, episodes: torch.Tensor
 ) -> torch.Tensor:
     """
-    RLSD's token advantages: `A_t = A * ((1 - w) + w * clip(exp(sign(A) * Delta_t), 1 - clip, 1 + clip))`.
+    AgentOPSD's (arXiv 2608.05987) `clip(1 + clip * z_t, 1 - clip, 1 + clip)`, where z is `q_t = sign(A) * Delta_t`
+    normalised within the episode: `z_t = (q_t - mean(q)) / (std(q) + 1e-4)`.
+
+    What counts is how the teacher sees a token next to the episode's others: a shift of all of them, as of a context
+    that makes everything less likely, does nothing, and the credit of an episode is dealt out anew rather than raised.
+
+    Args:
+        signed_gap (`torch.Tensor`):
+            `q`, shape (B, T).
+        clip (`float`):
+            Half-width of the factor's range around 1.
+        tokens (`torch.Tensor`):
+            1 for those whose mean and standard deviation are taken, shape (B, T).
+        episodes (`torch.Tensor`):
+            The episode of each row, -1 for none, shape (B,).
+
+    Returns:
+        `torch.Tensor`: the factor, shape (B, T).
+    """
+    tokens, places = tokens.to(signed_gap.dtype), episodes + 1
+    empty = signed_gap.new_zeros(len(episodes) + 2)
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        sums = empty.scatter_add(0, places, (values * tokens).sum(1))
+        return (sums / empty.scatter_add(0, places, tokens.sum(1)).clamp(min=1))[places].unsqueeze(1)
+
+    centered = signed_gap - mean(signed_gap)
+    return (1 + clip * centered / (mean(centered**2).sqrt() + 1e-4)).clamp(1 - clip, 1 + clip)
+
+
+def rlsd_advantages(
+    advantages: torch.Tensor,
+    gap: torch.Tensor,
+    weight: float,
+    clip: float,
+    mask: torch.Tensor,
+    credit: Credit = exp_credit,
+) -> torch.Tensor:
+    """
+    RLSD's token advantages, `A_t = A * ((1 - w) + w * credit(sign(A) * Delta_t))`.
 
     A token that the teacher endorses gets more of the credit, and less of the blame; the sign stays the reward's.
 
     Args:
         advantages (`torch.Tensor`):
-            Advantage of each episode, shape (B,).
+            Advantage of each episode, shape (B,), or of each token, shape (B, T).
         gap (`torch.Tensor`):
             Teacher-student gap in nats, at the weights that sampled the tokens, shape (B, T).
         weight (`float`):
@@ -215,12 +268,14 @@ def rlsd_advantages(
             Half-width of the factor's range around 1.
         mask (`torch.Tensor`):
             1 for the tokens that have a teacher; the others keep their episode's advantage. Shape (B, T) or (B, 1).
+        credit (`Credit`, *optional*, defaults to [`exp_credit`]):
+            Makes the factor.
 
     Returns:
         `torch.Tensor`: advantages, shape (B, T).
     """
-    advantages = advantages.unsqueeze(1)
-    factor = torch.exp((torch.sign(advantages) * gap).clamp(-20, 20)).clamp(1 - clip, 1 + clip)
+    advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages
+    factor = credit(torch.sign(advantages) * gap, clip)
     return advantages * (1 + weight * mask * (factor - 1))
 
 

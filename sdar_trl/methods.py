@@ -16,6 +16,7 @@ SDAR: dict[str, Any] = {
     "gate": "gap",
     "sdar_coef_schedule": "constant",
     "schedule_steps": None,
+    "step_coef": 0.0,
     "student_skills": "never",
 }
 """What a method decides, with SDAR's own values: those of the official scripts."""
@@ -25,6 +26,8 @@ METHODS: dict[str, dict[str, Any]] = {
     # reward alone
     "grpo": {**SDAR, "sdar_coef": 0.0},
     "skill_grpo": {**SDAR, "sdar_coef": 0.0, "student_skills": "train"},
+    # reward alone, also of each step against others from the same state
+    "gigpo": {**SDAR, "sdar_coef": 0.0, "step_coef": 1.0},
     # no training: the policy as it is, with skills in its prompt
     "skill_prompt": {**SDAR, "sdar_coef": 0.0, "policy_coef": 0.0, "student_skills": "eval"},
     # distillation alone, then next to the reward: with weight 1, and with the constant one half of the official code

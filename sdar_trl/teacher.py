@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from trl.trainer.utils import pad
 
 from .chat import Chat
@@ -90,6 +92,24 @@ class Teacher:
             # a student that read the skills itself has no teacher
             episode.teacher_context = "" if episode.student_context else text
         contexts = [row.episode.teacher_context for row in rows]
+        ids, attention_mask, has_teacher, metrics = self.batch(rows, contexts, completion_ids, mask)
+        own = {f"sdar/{name}": values for name, values in getattr(self.context, "metrics", {}).items()}
+        return ids, attention_mask, has_teacher, {**own, **metrics}
+
+    def contrast(
+        self, episodes: list[Episode], rows: Sequence[Row], completion_ids: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, list[float]]]:
+        """What [`inputs`] gives, of wrong contexts: each episode that has one gets the next of another text, over all
+        processes. A row has none where there is no other."""
+        texts = [episode.teacher_context for episode in episodes]
+        every, place = gather_object(texts), PartialState().process_index * len(texts)
+        wrong = {id(one): next_other(every, place + index) for index, one in enumerate(episodes)}
+        return self.batch(rows, [wrong[id(row.episode)] for row in rows], completion_ids, mask)
+
+    def batch(
+        self, rows: Sequence[Row], contexts: Sequence[str], completion_ids: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, list[float]]]:
+        """The rows with a context each in their prompts, as [`inputs`] gives them."""
         # all of them, also those that are not read: TRL's loop knows by its place which tools a prompt has
         with_context = [self.in_prompt(row.messages, text) for row, text in zip(rows, contexts, strict=True)]
         rendered = self.render(with_context) if any(contexts) else [[]] * len(rows)
@@ -100,8 +120,7 @@ class Teacher:
             self.max_length,
             self.overflow,
         )
-        metrics = {f"sdar/{name}": values for name, values in getattr(self.context, "metrics", {}).items()}
-        metrics["sdar/teacher_overflow"] = [float(not fit) for fit in fits]
+        metrics = {"sdar/teacher_overflow": [float(not fit) for fit in fits]}
         metrics["sdar/context_tokens"] = [
             float(len(prompt) - len(row.prompt_ids)) for prompt, row in zip(prompts, rows, strict=True)
         ]
@@ -112,6 +131,12 @@ class Teacher:
         has_teacher = [fit and text != "" for fit, text in zip(fits, contexts, strict=True)] + [False] * masked_rows
         teacher_mask = torch.tensor(has_teacher, device=completion_ids.device, dtype=torch.float32)
         return input_ids, attention_mask, teacher_mask.unsqueeze(1), metrics
+
+
+def next_other(texts: Sequence[str], place: int) -> str:
+    """The first text after a place, round to it again, that is another and not empty; none for an empty one."""
+    turned = [*texts[place + 1 :], *texts[:place]]
+    return next((text for text in turned if text not in ("", texts[place])), "") if texts[place] else ""
 
 
 def fit_teacher_rows(

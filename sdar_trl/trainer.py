@@ -47,7 +47,7 @@ from .episodes import Episode, as_messages
 from .factories import environment_kinds, return_reward
 from .gradients import watch_gradients
 from .losses import Gate
-from .metrics import add_episodes, add_token_means, add_values, timed
+from .metrics import add_episodes, add_values, timed
 from .models import base_model, is_sharded
 from .policies import policy_path
 from .progress import use_step_lines
@@ -100,7 +100,7 @@ class SDARTrainer(RowsGRPOTrainer, CardTrainer):
             As in [`~trl.GRPOTrainer`]. The last two are for its own loops, where the teacher reads the dataset's
             prompts with the context inside.
         peft_config ([`~peft.PeftConfig`], *optional*):
-            As in [`~trl.GRPOTrainer`]. The teacher is the current adapter, the reference model the base.
+            As in [`~trl.GRPOTrainer`]. The teacher is the current adapter (`teacher_weights`), the reference the base.
         environment_factory (`Callable` or `dict[str, Callable]`, *optional*):
             Makes an environment, or a dictionary of names to such callables. An environment with a `step` method (a
             [`~sdar_trl.envs.TextEnv`]) is played by this package's text-action loop, and its return is the reward;
@@ -186,6 +186,7 @@ class SDARTrainer(RowsGRPOTrainer, CardTrainer):
         )
         if self._is_vlm:
             raise ValueError("SDARTrainer trains text models; pass a tokenizer as `processing_class`.")
+        checks.check_teacher_weights(self)
 
         self._plays_text = self._first_rollout = plays_text
         if plays_text:  # TRL looks at a row's last token; `_batch_of_rows` knows how the episode ended
@@ -265,6 +266,8 @@ class SDARTrainer(RowsGRPOTrainer, CardTrainer):
         chosen = self._chosen_episodes(output["advantages"])  # (E + 1,)
         if self._plays_text:  # from E rows to all B; masked rows may follow them
             output = self._batch_of_rows(output, rows)
+        if self.args.step_coef > 0:
+            output["advantages"] = self._step_advantages(output)
         # a coefficient that has come down to 0 stays there; one that warms up is needed before it is used
         if self._scheduled("sdar_coef") > 0 or (self.args.sdar_coef > 0 and self.args.sdar_coef_schedule == "warmup"):
             with timed(self._mode_metrics, "time/teacher"):
@@ -309,9 +312,9 @@ class SDARTrainer(RowsGRPOTrainer, CardTrainer):
     # Teacher
 
     def _teacher_pass(self, output: dict[str, Any], rows: list[Row], chosen: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Log-probs of the student's completions with context in the prompt, without gradient, at the weights that
-        generated: `teacher_per_token_logps`, shape (B, T), and `teacher_mask`, shape (B, 1), 0 for the rows that have
-        no teacher. For a divergence over the vocabulary also what its `teacher_tensors` gives."""
+        """Log-probs of the student's completions with context in the prompt, without gradient, at the teacher's
+        weights: `teacher_per_token_logps`, shape (B, T), and `teacher_mask`, shape (B, 1), 0 for the rows that have no
+        teacher. For a divergence over the vocabulary also what its `teacher_tensors` gives."""
         input_ids, attention_mask, teacher_mask, metrics = self.teacher.inputs(
             self.episodes, rows, output["completion_ids"], output["completion_mask"]
         )
@@ -319,11 +322,12 @@ class SDARTrainer(RowsGRPOTrainer, CardTrainer):
         add_values(self._mode_metrics, metrics)
         teacher_mask = teacher_mask * chosen[output["row_turns"][:, :1]]
         sampled = sampled_tokens(output)
-        scored = self._score(self.model, input_ids, attention_mask, sampled)
+        scored = self._teacher_score(input_ids, attention_mask, sampled)
         return {
             "teacher_per_token_logps": scored.logps,
             "teacher_mask": teacher_mask.to(scored.logps.dtype),
             **self.distillation.divergence.teacher_tensors(scored.hidden_states, sampled),
+            **self._contrast_pass(output, rows),
         }
 
     def _token_advantages(self, output: dict[str, Any]) -> torch.Tensor:
@@ -331,8 +335,7 @@ class SDARTrainer(RowsGRPOTrainer, CardTrainer):
         only where it may go off policy."""
         old_logps = output.get("old_per_token_logps")
         old_logps = self._student_logps(output) if old_logps is None else old_logps
-        gap = output["teacher_per_token_logps"] - old_logps
-        coef = self._scheduled("sdar_coef")
+        gap, coef = self.distillation.gap(output, old_logps), self._scheduled("sdar_coef")
         self._log_tokens({"sdar/gap_mean": gap}, taught_tokens(output), {"sdar/coef": coef})
         return self.distillation.advantages(output, old_logps, coef)
 
@@ -378,10 +381,3 @@ class SDARTrainer(RowsGRPOTrainer, CardTrainer):
         self.distillation.divergence.load_state_dict(state)
         if self._learns_skills and "retriever" in state:  # it may have been written without a teacher
             self.teacher_context.retriever.load_state_dict(state["retriever"])
-
-    # Logging
-
-    def _log_tokens(self, values: dict[str, torch.Tensor], mask: torch.Tensor, now: dict[str, float]) -> None:
-        add_token_means(self._mode_metrics, self.accelerator, values, mask)
-        for name, value in now.items():
-            self._mode_metrics[name].append(value)

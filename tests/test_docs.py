@@ -87,7 +87,9 @@ def documented_metrics():
 
 
 def test_the_metrics_page_names_all_that_is_logged_and_nothing_else(make_trainer, make_config):
-    config = make_config(max_steps=1, beta=0.01, sdar_coef=0.1, retriever="ucb", log_grad_share=True)
+    config = make_config(
+        max_steps=1, beta=0.01, sdar_coef=0.1, retriever="ucb", log_grad_share=True, step_coef=1.0, contrast_coef=0.5
+    )
     trainer = make_trainer(config)
     trainer.train()
     patterns, logged = documented_metrics(), set(trainer.state.log_history[0]) - {"step", "epoch"}

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sdar_trl.envs import load_world, world_class
 from sdar_trl.envs.worlds import WORLDS
 from sdar_trl.evaluation import Panel, curve_results, read_records, world_panel
+from sdar_trl.methods import METHODS
 from sdar_trl.policies import TINY_POLICY, policy_limits
 
 
@@ -236,3 +237,16 @@ def test_the_readmes_python_example_trains(tmp_path):
         assert old in code
         code = code.replace(old, new)
     exec(code, {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_method_has_its_own_values_in_every_script(world, monkeypatch):
+    """A demo may have a coefficient of its own for SDAR; GRPO must not get it."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    common, demo = import_module("common"), import_module(f"train_{world}").DEMO
+    for method, values in METHODS.items():
+        _, _, found, _ = common.parse(world_class(world), demo, ["--method", method])
+        own = values if method != "sdar" else {**values, **{name: demo[name] for name in values if name in demo}}
+        assert {name: getattr(found, name) for name in own} == own
+    _, _, found, _ = common.parse(world_class(world), demo, ["--method", "grpo_opsd", "--sdar_coef", "0.3"])
+    assert found.sdar_coef == 0.3
