@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .checks import check_factories
+from .environment_checks import check_factories
 from .envs.workers import close_worker, shown_kind
 from .episodes import Episode, StopReason
 

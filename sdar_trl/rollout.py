@@ -14,8 +14,8 @@ import torch
 
 from .backends import Backend, StreamingBackend
 from .chat import Chat
-from .checks import check_factories
 from .contexts import context_texts
+from .environment_checks import check_factories
 from .envs import TextEnv
 from .envs.border import Border, BorderError, plain, short
 from .envs.workers import BuildError, EnvWorker, close_worker, failure, shown_kind, start_worker

@@ -43,6 +43,7 @@ from .card import CardTrainer
 from .config import SDARConfig
 from .contexts import SkillContext, TeacherContext, context_texts, skill_context, skill_records
 from .distillation import Distillation, taught_tokens, token_metrics
+from .environment_checks import check_environments, check_first_rollout
 from .episodes import Episode, as_messages
 from .factories import environment_kinds, return_reward
 from .gradients import watch_gradients
@@ -163,7 +164,7 @@ class SDARTrainer(RowsGRPOTrainer, CardTrainer):
             if tools or rollout_func:
                 given = "tools" if tools else "rollout_func"
                 raise ValueError(f"`{given}` is for TRL's own loops; an environment with `step` has one of its own.")
-            checks.check_environments(environment_factory, environments, train_dataset)
+            check_environments(environment_factory, environments, train_dataset)
             own = return_reward(environments, args.invalid_action_penalty)
             rewards = checks.read_rewards(reward_funcs, reward_processing_classes, args, own)
             reward_funcs, reward_processing_classes, args = rewards
@@ -293,7 +294,7 @@ class SDARTrainer(RowsGRPOTrainer, CardTrainer):
         with timed(self._mode_metrics, "time/rollout"):
             self.episodes = self.rollout.play(self._inputs, self.student_context)
         if self._first_rollout:
-            checks.check_first_rollout(self.episodes)
+            check_first_rollout(self.episodes)
             self._first_rollout = False
         add_episodes(self._mode_metrics, self.episodes, self.rollout.seconds)
         rows = [episode_rows(episode, self._tokenizer.pad_token_id)[-1] for episode in self.episodes]
