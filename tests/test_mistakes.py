@@ -87,7 +87,7 @@ def test_what_a_trainer_cannot_use_is_refused_before_the_training(mistake, make_
 
 FIRST_STEP = {
     "steps as Gymnasium's": ({"environment_factory": Tuples}, "Gymnasium's tuples are not taken"),
-    "a prompt that does not fit": ({"train_dataset": rows(prompt=LONG)}, "Shorten it, lower `max_response_length`"),
+    "a prompt that does not fit": ({"train_dataset": rows(prompt=LONG)}, "Shorten it or lower `max_response_length`"),
     "one weight for all tokens": ({"gate": lambda *_: torch.tensor(0.5)}, "; got torch.Size([])"),
     "one weight a row": ({"gate": lambda gap, entropy, beta: gap.mean(1)}, "; got torch.Size([4])"),
     "a number as weight": ({"gate": lambda *_: 0.5}, "; got 0.5"),
