@@ -97,6 +97,13 @@ def test_gaps_of_won_and_lost_episodes_are_compared_within_a_task(study, monkeyp
     assert order.shares() == {"episode": {"share": 0.0, "pairs": 1}, "first_turn": {"share": 1.0, "pairs": 1}}
 
 
+def test_the_study_page_holds_the_tables_of_its_results(study):
+    result = json.loads((BENCHMARKS / "results" / "study.json").read_text())
+    page = (BENCHMARKS.parent / "docs" / "study.md").read_text().splitlines()
+    rows = [line for line in study.tables(result).splitlines() if line.startswith("|")]
+    assert len(rows) > 20 and all(row in page for row in rows)
+
+
 def test_runs_of_other_settings_are_not_mixed(study, tmp_path):
     study.same_settings(tmp_path, {"max_steps": 24})
     study.same_settings(tmp_path, {"max_steps": 24})
