@@ -30,7 +30,7 @@ demo: venv
 
 # goes on where it was stopped; `make study OPTIONS="--worlds questions"` for a part of it
 study: venv
-	$(BIN)/python benchmarks/study.py --jobs 2 --json benchmarks/results/study.json $(OPTIONS)
+	$(BIN)/python benchmarks/study.py --jobs 2 --json outputs/study/study.json $(OPTIONS)
 
 # two processes of one thread each
 test: venv

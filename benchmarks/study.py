@@ -32,6 +32,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of two runs at once, each has a core
 
 from sdar_trl.compare import compare, plot_curves
+from sdar_trl.evaluation import Record, read_records
 from sdar_trl.evaluation.comparison import Arm, Run, subtract, values
 from sdar_trl.methods import METHODS
 from sdar_trl.runs import provenance
@@ -228,8 +229,19 @@ def _run(setting: str, name: str, run: Run, output: Path) -> dict[str, Any]:
     about = {"world": setting, "arm": name, "seed": run.seed, "steps": run.run.get("steps", 0)}
     about |= {"episodes_a_step": config.get("generation_batch_size"), "commit": run.run.get("commit")}
     curve = {step: float(values([records], "success").mean()) for step, (_, records) in run.curve.items()}
-    # by task id, one try each
-    return {**about, **result, "validation": curve, "won": won, "machine": run.run.get("machine")}
+    types = {"by_type": by_type(run.records)}
+    if (run.path / "panel_with_skills.jsonl").exists():
+        types["with_skills_by_type"] = by_type(read_records(run.path / "panel_with_skills.jsonl")[1])
+    # `won` is by task id, one try each
+    return {**about, **result, **types, "validation": curve, "won": won, "machine": run.run.get("machine")}
+
+
+def by_type(records: Sequence[Record]) -> dict[str, float]:
+    """Success within each task type."""
+    types: dict[str, list[float]] = {}
+    for record in records:
+        types.setdefault(record.task_type, []).append(record.success)
+    return {name: sum(won) / len(won) for name, won in sorted(types.items())}
 
 
 def tables(found: dict[str, Any]) -> str:
@@ -239,16 +251,28 @@ def tables(found: dict[str, Any]) -> str:
     """
     parts = []
     for world, told in found["worlds"].items():
-        arms = [["arm", "success", "95% interval", "runs"]]
+        of_world = [run for run in found["runs"] if run["world"] == world]
+        types = sorted({name for run in of_world for name in run["by_type"]})
+        arms = [["arm", "success", "95% interval", "runs", *types]]
+        orders = [["arm", "won episode has the higher gap", "pairs", "runs"]]
         teachers = [["arm", "with skills less without", *LOOKED_AT.values()]]
         for name, arm in told["arms"].items():
             interval = "" if arm["ci_low"] is None else f"{arm['ci_low']:.3f} to {arm['ci_high']:.3f}"
-            arms.append([name, f"{arm['mean']:.3f}", interval, str(len(arm["seeds"]))])
-            runs = [run for run in found["runs"] if (run["world"], run["arm"]) == (world, name)]
+            runs = [run for run in of_world if run["arm"] == name]
+            kinds = [f"{sum(run['by_type'][kind] for run in runs) / len(runs):.3f}" for kind in types]
+            arms.append([name, f"{arm['mean']:.3f}", interval, str(len(arm["seeds"])), *kinds])
             for run in (run for run in runs if "with_skills" in run):
+                if name == "untrained":
+                    kinds = [f"{run['with_skills_by_type'][kind]:.3f}" for kind in types]
+                    arms.append(["untrained, with skills", f"{run['with_skills']:.3f}", "", "1", *kinds])
                 pairs = [run["logged"].get(metric) for metric in LOOKED_AT]
                 cells = ["" if pair is None else " to ".join(_short(one) for one in pair) for pair in pairs]
                 teachers.append([name, f"{run['with_skills'] - run['after']:+.3f}", *cells])
+            known = [run["gap_order"]["episode"] for run in runs if run.get("gap_order")]
+            if known:
+                count = sum(one["pairs"] for one in known)
+                share = sum(one["share"] * one["pairs"] for one in known) / count
+                orders.append([name, f"{share:.3f}", str(count), str(len(known))])
         pairs = [["", "difference", "95% interval", "p over tasks", "p over runs", "seeds"]]
         for pair, by_world in found["summary"].items():
             if world in by_world:
@@ -259,7 +283,7 @@ def tables(found: dict[str, Any]) -> str:
                 pairs.append([name, f"{one['difference']:+.3f}", interval, *tests, str(one["seeds"])])
         tried = ", ".join(f"{one}: {success:.3f}" for one, success in told["validation_by_coefficient"].items())
         parts += [f"{world}; validation success by coefficient: {tried or 'not tried'}"]
-        parts += [_markdown(rows) for rows in (arms, pairs, teachers) if len(rows) > 1]
+        parts += [_markdown(rows) for rows in (arms, pairs, teachers, orders) if len(rows) > 1]
     return "\n\n".join(parts)
 
 

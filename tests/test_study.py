@@ -24,6 +24,7 @@ def study(monkeypatch):
 def finish(study, output, arm, seed, chances, **result):
     folder = study.Job("questions", arm, seed, {}).folder(output)
     write_run(folder, chances, seed, arm, steps=(0, 24))
+    (folder / "panel_with_skills.jsonl").write_text((folder / "panel_after.jsonl").read_text())
     written = {"after": float(np.mean(chances)), "with_skills": 0.9, "logged": {}, **result}
     (folder / "result.json").write_text(json.dumps(written))
 
@@ -73,7 +74,12 @@ def test_the_report_has_the_differences_of_what_is_finished(study, tmp_path, mon
     assert runs["sdar", 0]["validation"] == {0: 0.0, 24: pytest.approx(0.24, abs=0.2)}
     assert found["worlds"]["questions"]["arms"]["grpo"]["mean"] == 0.5
     told = study.tables(found)
-    assert "| sdar - grpo | +0.250 | " in told and "| grpo | 0.500 | " in told and "| gigpo | -0.100 |" in told
+    assert (
+        "| sdar - grpo | +0.250 | " in told
+        and "| grpo | 0.500 | " in told
+        and "| 3 | 0.750 |" in told
+        and "| gigpo | -0.100 |" in told
+    )
 
 
 def test_gaps_of_won_and_lost_episodes_are_compared_within_a_task(study, monkeypatch):
@@ -89,6 +95,13 @@ def test_gaps_of_won_and_lost_episodes_are_compared_within_a_task(study, monkeyp
     order = import_module("study_run").GapOrder(trainer)
     order.on_step_end()
     assert order.shares() == {"episode": {"share": 0.0, "pairs": 1}, "first_turn": {"share": 1.0, "pairs": 1}}
+
+
+def test_the_study_page_holds_the_tables_of_its_results(study):
+    result = json.loads((BENCHMARKS / "results" / "study.json").read_text())
+    page = (BENCHMARKS.parent / "docs" / "study.md").read_text().splitlines()
+    rows = [line for line in study.tables(result).splitlines() if line.startswith("|")]
+    assert len(rows) > 20 and all(row in page for row in rows)
 
 
 def test_runs_of_other_settings_are_not_mixed(study, tmp_path):
