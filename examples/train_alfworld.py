@@ -33,7 +33,7 @@ DEMO: dict[str, Any] = {
     "model_name_or_path": "tiny-alfworld",
     "output_dir": "outputs/alfworld{variant}",
     "admissible_actions": False,  # the embedded policy has learned what is possible, and reads less
-    "max_steps": 24,
+    "max_steps": 44,
     "per_device_train_batch_size": 48,
     "learning_rate": 2e-4,
     "beta": 0.01,

@@ -38,7 +38,7 @@ def test_a_seed_is_whole_before_the_next_and_the_coefficient_is_that_of_validati
         finish(study, tmp_path, f"choice_{coefficient}", study.CHOICE_SEED, [0.0] * 60, after=success)
     jobs = list(study.arm_jobs("questions", arms, [3, 4], tmp_path))
     assert [(job.name, job.seed) for job in jobs] == [(arm, seed) for seed in (3, 4) for arm in arms]
-    assert [job.options.get("sdar_coef") for job in jobs[:3]] == [None, 0.5, None]
+    assert [job.options.get("sdar_coef") for job in jobs[:3]] == [None, 0.5, 0.01]
     assert [job.options.get("log_grad_share", False) for job in jobs] == [False, True, True, False, False, False]
     assert {job.split for job in jobs} == {"test"} and study.CHOICE_SEED not in (3, 4)
     assert [job.name for job in study.first_jobs("questions", ["grpo"])] == ["untrained"]
