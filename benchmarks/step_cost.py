@@ -196,6 +196,18 @@ def worker(variant: str, args: argparse.Namespace) -> dict[str, float]:
     return {"flops": float(counter.get_total_flops()), "teacher_flops": float(teacher_flops)}
 
 
+def profiled(args: argparse.Namespace) -> str:
+    """The operations of a step of SDAR that take the most time."""
+    import transformers.utils.logging
+
+    transformers.utils.logging.set_verbosity_error()
+    trainer = build_trainer("sdar", args, "cuda" if torch.cuda.is_available() else "cpu")
+    trainer.args.max_steps = 1
+    with torch.profiler.profile() as profile:
+        trainer.train()
+    return profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=20, max_name_column_width=60)
+
+
 def teacher_pass(args: argparse.Namespace) -> dict[str, float]:
     """Seconds of the teacher pass, and of a reference forward over the same completions as TRL does it."""
     import transformers.utils.logging
@@ -263,6 +275,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="Timed steps of a measurement.")
     parser.add_argument("--rounds", type=int, default=3, help="Rounds.")
     parser.add_argument("--quick", action="store_true", help="A tiny model, one round: shows that it runs.")
+    parser.add_argument("--profile", action="store_true", help="Only print where a step of `sdar` spends its time.")
     parser.add_argument("--json", help="File to write the results to.")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--count_flops", action="store_true", help=argparse.SUPPRESS)
@@ -274,6 +287,9 @@ def main() -> None:
         return
     if args.divergence_memory:
         print(json.dumps(divergence_memory(args.divergence_memory)))
+        return
+    if args.profile:
+        print(profiled(args))
         return
     if args.quick:
         args.size, args.large, args.rounds, args.steps = "quick", "quick", 1, 1

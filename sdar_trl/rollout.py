@@ -28,9 +28,6 @@ StudentContext = Callable[[list[Episode]], list[str]]
 """The text that the policy itself reads in each of the reset episodes."""
 
 
-POLL = 0.001  # seconds between two looks at the environments, while there is nothing else to do
-
-
 @dataclass(eq=False)
 class _Seat:
     """An episode in play: its environment, what the policy has read, and the observation it must answer."""
@@ -201,25 +198,28 @@ class Rollout:
             for seat in seats:
                 seat.seed = int(torch.randint(2**62, ()))
         backend.begin()
-        acting: list[_Seat] = []
         asking, generating = seats, 0
+        acting: list[_Seat] = []
         while asking or acting or generating:
             for seat in asking:
                 seat.since = time.perf_counter()
                 backend.submit(seat, seat.ids, [seat.seed, len(seat.episode.turns)])
             generating += len(asking)
-            with self._waiting_for("generation"):
-                responses = backend.collect() if generating else []
-            for seat, ids, logprobs in responses:
-                self._respond(seat, ids, logprobs)
-            generating -= len(responses)
-            acting += [seat for seat, _, _ in responses]
-            with self._waiting_for("environment"):
-                answered = [seat for seat in acting if seat.env is None or seat.env.ready()]
-                for seat in _playing(answered):
-                    self._observe(seat)
-                if not answered and not generating:
-                    time.sleep(POLL)
+            answered = [seat for seat in acting if seat.env is None or seat.env.ready()]
+            if answered:  # first, so that the engine has all there is to do at once
+                with self._waiting_for("environment"):
+                    for seat in _playing(answered):
+                        self._observe(seat)
+            elif generating:
+                with self._waiting_for("generation"):
+                    responses = backend.collect()
+                for seat, ids, logprobs in responses:
+                    self._respond(seat, ids, logprobs)
+                    acting.append(seat)
+                generating -= len(responses)
+            else:
+                with self._waiting_for("environment"):
+                    time.sleep(0.001)
             acting = [seat for seat in acting if seat not in answered]
             asking = _playing(answered)
             self._bar.add(len(answered), len(answered) - len(asking))
