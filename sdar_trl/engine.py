@@ -94,6 +94,7 @@ def sampling_options(engine: Any) -> dict[str, Any]:
         "logprobs": 0,  # the sampled token's alone
         **engine.generation_kwargs,
     }
+    options.setdefault("detokenize", bool(options.get("stop")))  # nobody reads its text, but for stop strings
     structure = options.get("structured_outputs")
     if engine.structured_outputs_regex is not None:
         structure = {"regex": engine.structured_outputs_regex}

@@ -149,8 +149,22 @@ def test_sampling_is_trls(trainer, monkeypatch):
     with_backend(trainer, TrainerBackend(trainer, None)).play(rows(trainer)[:1])
     theirs = given[-1]
     assert ours.seed is not None and theirs.seed is None and ours.top_k == 7 and ours.presence_penalty == 0.3
-    ours.seed = None
+    assert (ours.detokenize, theirs.detokenize) == (False, True)  # the engine's text is not read
+    ours.seed, ours.detokenize = None, True
     assert repr(ours) == repr(theirs)
+
+
+def test_stop_strings_end_a_response(trainer, monkeypatch):
+    trainer.vllm_generation.temperature = 0.0
+    [episode] = trainer.rollout.play(rows(trainer)[:1])
+    response = episode.turns[0].response.removesuffix("<|im_end|>")
+    middle = response[len(response) // 2]
+    monkeypatch.setattr(
+        trainer.vllm_generation, "generation_kwargs", {**trainer.vllm_generation.generation_kwargs, "stop": [middle]}
+    )
+    [stopped] = trainer.rollout.play(rows(trainer)[:1])
+    assert len(stopped.turns[0].response_ids) < len(episode.turns[0].response_ids)
+    assert middle in stopped.turns[0].response
 
 
 @pytest.mark.parametrize("fails_at", [0, 2])
