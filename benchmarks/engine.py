@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 from common import in_process, table, write_json
-from rollout import RolloutDone, TextBook, ToolBook, load
+from rollout import TOOL_CALL, TextBook, ToolBook, load, rollouts_alone
 
 
 GENERATE, TRL, TURNS, FREE = "generate, cached", "TRL's tool loop, vLLM", "vLLM, turn by turn", "vLLM"
@@ -97,7 +97,6 @@ def worker(args: argparse.Namespace) -> dict[str, Any]:
     import trl.generation.vllm_generation
     import trl.trainer.grpo_trainer
     from datasets import Dataset
-    from rollout import TOOL_CALL
     from trl import GRPOConfig, GRPOTrainer
 
     from sdar_trl import SDARConfig, SDARTrainer
@@ -165,13 +164,7 @@ def worker(args: argparse.Namespace) -> dict[str, Any]:
         trainer = SDARTrainer(args=config, environment_factory=WaitingTextBook, **common)
         backends = {FREE: trainer.rollout.backend, TURNS: TrainerBackend(trainer, None)}
     impose_lengths(trainer, lengths)
-    generate_rows = trainer._generate
-    done: dict[str, Any] = {}
-
-    def generate_and_stop(prompts: list) -> None:
-        done["output"] = generate_rows(prompts)
-        done["end"] = time.perf_counter()
-        raise RolloutDone
+    roll_out = rollouts_alone(trainer)
 
     def play(case: str, side: str, turns: int) -> dict[str, float]:
         lengths.restart(args.sigma if case == "skewed" else 0.0)
@@ -182,16 +175,9 @@ def worker(args: argparse.Namespace) -> dict[str, Any]:
             trainer.rollout.backend = backends[side]
         if trainer.use_vllm:
             trainer.vllm_generation.llm.reset_prefix_cache()  # which the side before has filled
-        start = time.perf_counter()
-        try:
-            trainer._generate_and_score_completions([{**task, "turns": turns}] * args.rows)
-        except RolloutDone:
-            sampled = sum(sum(mask) for mask in done["output"][2])
-            return {"seconds": done["end"] - start, "sampled_tokens": float(sampled)}
-        raise RuntimeError("the rollout was not reached")
+        seconds, output = roll_out([{**task, "turns": turns}] * args.rows)
+        return {"seconds": seconds, "sampled_tokens": float(sum(sum(mask) for mask in output[2]))}
 
-    trainer._generate = generate_and_stop
-    trainer.model.train()
     sides = PROCESSES[args.worker]
     for side in sides:
         play("even", side, 2)  # warm-up

@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,29 @@ class ToolBook(Book):
 
 class RolloutDone(Exception):
     """Ends a training step where the rollout ends."""
+
+
+def rollouts_alone(trainer: Any) -> Callable[[list[dict[str, Any]]], tuple[float, Any]]:
+    """From rows of a dataset to the seconds of their rollout by a trainer, and what it gave: rows of ids."""
+    generate_rows = trainer._generate
+    done: dict[str, Any] = {}
+
+    def generate_and_stop(prompts: list) -> None:
+        done["output"] = generate_rows(prompts)
+        done["end"] = time.perf_counter()
+        raise RolloutDone
+
+    def play(rows: list[dict[str, Any]]) -> tuple[float, Any]:
+        start = time.perf_counter()
+        try:
+            trainer._generate_and_score_completions(rows)
+        except RolloutDone:
+            return done["end"] - start, done["output"]
+        raise RuntimeError("the rollout was not reached")
+
+    trainer._generate = generate_and_stop
+    trainer.model.train()
+    return play
 
 
 def load(name: str, device: str) -> tuple[Any, Any]:
@@ -210,24 +234,7 @@ def worker(args: argparse.Namespace) -> dict[str, Any]:
 
     ends: list[float] = []
     follow_script(trainer.model, script, ends)
-    generate_rows = trainer._generate
-    done: dict[str, Any] = {}
-
-    def generate_and_stop(prompts: list) -> None:
-        done["output"] = generate_rows(prompts)
-        done["end"] = time.perf_counter()
-        raise RolloutDone
-
-    def play(rows: list[dict[str, Any]]) -> float:
-        start = time.perf_counter()
-        try:
-            trainer._generate_and_score_completions(rows)
-        except RolloutDone:
-            return done["end"] - start
-        raise RuntimeError("the rollout was not reached")
-
-    trainer._generate = generate_and_stop
-    trainer.model.train()
+    play = rollouts_alone(trainer)
     if args.side == TRL:
         trainer.max_tool_calling_iterations = 1
     play([{**task, "turns": 2}] * args.rows)  # warm-up
@@ -236,14 +243,14 @@ def worker(args: argparse.Namespace) -> dict[str, Any]:
     ends.clear()
     before = reset_peak()
     start = time.perf_counter()
-    seconds = play([task] * args.rows)
+    seconds, output = play([task] * args.rows)
     added = peak() - before
-    sampled = sum(sum(mask) for mask in done["output"][2])
+    sampled = sum(sum(mask) for mask in output[2])
     assert len(ends) == args.turns and sampled == args.rows * args.turns * len(script), (len(ends), sampled)
     return {
         "seconds": seconds,
         "sampled_tokens": sampled,
-        "episode_tokens": len(done["output"][0][0]) + len(done["output"][1][0]),
+        "episode_tokens": len(output[0][0]) + len(output[1][0]),
         "bytes": added,
         "seconds_per_turn": [end - begin for begin, end in zip([start, *ends], ends, strict=False)],
     }

@@ -19,26 +19,13 @@ def make_engine_trainer(make_trainer, make_config):
 @pytest.fixture(scope="session")
 def random_model_folder(tokenizer, tmp_path_factory) -> str:
     """As the other tests' model, with heads of a size that the engine has kernels for."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from random_models import save_random_model
 
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=1024,
-        initializer_range=0.1,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    folder = tmp_path_factory.mktemp("model")
-    Qwen3ForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    shape = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 2,
+        "head_dim": 32,
+        "initializer_range": 0.1,
+    }
+    return save_random_model(tmp_path_factory.mktemp("model"), tokenizer, **shape)
