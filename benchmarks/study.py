@@ -323,6 +323,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.run:
         setting, folder, told = args.run
+        sys.path.append(sys.path.pop(0))  # `alfworld` is the package, not the benchmark in this folder
         from study_run import train_one  # which imports torch
 
         train_one(WORLDS[setting].world, **json.loads(told), folder=Path(folder))

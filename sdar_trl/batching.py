@@ -23,6 +23,7 @@ from .envs.border import Border
 from .episodes import Episode, Turn, as_messages
 from .losses import aggregate_loss, importance_sampling_ratio
 from .metrics import Metrics, add_token_means, count_rows, divide_by_shares, merged_micro_batches
+from .models import TEACHER_ADAPTER
 from .rows import Row, joined, micro_batches, padded_count, rows_batch, sampled_tokens, split_by_length, was_cut
 from .scoring import Scored, ScoringGRPOTrainer
 from .teacher import Teacher
@@ -36,6 +37,9 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
 
     teacher: Teacher
     """Builds the teacher's rows."""
+
+    teacher_model: Any = None
+    """The model that reads them, where `teacher_weights` names another."""
 
     @cached_property
     def _border(self) -> Border:
@@ -156,9 +160,23 @@ class RowsGRPOTrainer(ScoringGRPOTrainer):
 
     def _teacher_score(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, sampled: torch.Tensor) -> Scored:
         """What the teacher's weights say of the tokens that were sampled, as [`_score`]."""
-        args: Any = self.args
-        with nullcontext(self.model) if args.teacher_weights == "live" else self._reference() as model:
+        with self._teacher_model() as model:
             return self._score(model, input_ids, attention_mask, sampled)
+
+    @contextmanager
+    def _teacher_model(self) -> Iterator[Any]:
+        """The model that reads the skills; inside, the policy is it, where its weights or an adapter of it teach."""
+        args: Any = self.args
+        if args.teacher_weights == "live":
+            yield self.model
+        elif args.teacher_weights in ("base", "ema"):
+            with self._reference() as model:
+                yield model
+        elif self.teacher_model is not None:
+            yield self.teacher_model
+        else:
+            with use_adapter(self.accelerator.unwrap_model(self.model), adapter_name=TEACHER_ADAPTER):
+                yield self.model
 
     def _contrast_pass(self, output: dict[str, Any], rows: list[Row]) -> dict[str, torch.Tensor]:
         """With `contrast_coef`, what the teacher says reading a wrong context: `contrast_per_token_logps`, shape

@@ -124,7 +124,7 @@ def check_teacher_weights(trainer: Any) -> None:
         `ValueError`: if there is neither a reference model nor an adapter to do without.
     """
     args = trainer.args
-    if args.teacher_weights != "live" and trainer.ref_model is None and not is_peft_model(trainer.model):
+    if args.teacher_weights in ("base", "ema") and trainer.ref_model is None and not is_peft_model(trainer.model):
         raise ValueError(
             f"`teacher_weights={args.teacher_weights!r}` is the reference model, which TRL loads only with `beta` "
             "above 0 where all weights are trained. Set `beta`, 1e-8 if no KL is wanted, or train an adapter."

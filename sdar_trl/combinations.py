@@ -84,7 +84,7 @@ def check_combinations(args: Any) -> None:
             f"`teacher_weights={args.teacher_weights!r}` has an output layer of its own, and a divergence over the "
             f"vocabulary is computed with the policy's; got {args.divergence!r}. Use a sampled one."
         )
-    if (args.teacher_weights == "ema") != args.sync_ref_model and args.teacher_weights != "live":
+    if args.teacher_weights in ("base", "ema") and (args.teacher_weights == "ema") != args.sync_ref_model:
         raise ValueError(
             "`teacher_weights='ema'` is the reference model as TRL's `sync_ref_model` moves it, `'base'` as it was "
             f"loaded; got {args.teacher_weights!r} with sync_ref_model={args.sync_ref_model}. For an average, set "

@@ -87,7 +87,8 @@ class SDARConfig(GRPOConfig):
             (RLCSD), at the cost of one more teacher pass. With `0.0` none is run.
         teacher_weights (`str`, *optional*, defaults to `"live"`):
             Whose weights teach: the policy's (`"live"`), the reference model's, which is the policy before training
-            and with an adapter the base (`"base"`), or with TRL's `sync_ref_model` an average of the policy (`"ema"`).
+            and with an adapter the base (`"base"`), with TRL's `sync_ref_model` an average of the policy (`"ema"`), or
+            those of another model, by its name or path; with an adapter, also those of another adapter of its base.
         log_grad_share (`bool`, *optional*, defaults to `False`):
             Log how large the distillation's gradient is against the policy loss's (`sdar/grad_share`), and the cosine
             of the angle between them (`sdar/grad_cosine`), at the cost of two more backward passes.
@@ -269,9 +270,8 @@ class SDARConfig(GRPOConfig):
     teacher_weights: str = field(
         default="live",
         metadata={
-            "help": "Whose weights teach: the policy's ('live'), the reference model's ('base'), or with "
-            "sync_ref_model an average of the policy's ('ema').",
-            "choices": ["live", "base", "ema"],
+            "help": "Whose weights teach: the policy's ('live'), the reference model's ('base'), with "
+            "sync_ref_model an average of the policy's ('ema'), or another model or adapter, by its name or path."
         },
     )
     step_coef: float = field(

@@ -49,7 +49,7 @@ from .factories import environment_kinds, return_reward
 from .gradients import watch_gradients
 from .losses import Gate
 from .metrics import add_episodes, add_values, timed
-from .models import base_model, is_sharded
+from .models import base_model, is_sharded, load_teacher
 from .policies import policy_path
 from .progress import use_step_lines
 from .recording import RunFiles
@@ -188,6 +188,8 @@ class SDARTrainer(RowsGRPOTrainer, CardTrainer):
         if self._is_vlm:
             raise ValueError("SDARTrainer trains text models; pass a tokenizer as `processing_class`.")
         checks.check_teacher_weights(self)
+        if args.sdar_coef > 0 and args.teacher_weights not in ("live", "base", "ema"):
+            self.teacher_model = load_teacher(self, args.teacher_weights)
 
         self._plays_text = self._first_rollout = plays_text
         if plays_text:  # TRL looks at a row's last token; `_batch_of_rows` knows how the episode ended

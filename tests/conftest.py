@@ -36,6 +36,15 @@ def random_model_folder(tokenizer, tmp_path_factory) -> str:
     return save_random_model(tmp_path_factory.mktemp("model"), tokenizer, **shape)
 
 
+@pytest.fixture(scope="session")
+def other_model_folder(tokenizer, tmp_path_factory) -> str:
+    """A wider one, that may teach it."""
+    from random_models import save_random_model
+
+    shape = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 4, "head_dim": 12}
+    return save_random_model(tmp_path_factory.mktemp("other_model"), tokenizer, **shape)
+
+
 @pytest.fixture
 def tasks():
     from datasets import Dataset

@@ -401,9 +401,82 @@ def test_an_average_of_the_policy_teaches_where_trl_keeps_one(make_trainer, make
     torch.testing.assert_close(averaged["teacher_per_token_logps"], live["teacher_per_token_logps"])
 
 
+def saved_policy(folder, make_trainer, make_config, **kwargs):
+    """A policy, or an adapter, that has moved from where all begin."""
+    trainer = make_trainer(make_config(sdar_coef=0.0), skills=None, **kwargs)
+    torch.manual_seed(1)
+    change_weights(trainer)
+    trainer.save_model(folder)
+    return trainer
+
+
+@pytest.mark.parametrize("method", ["sdar", "rlsd"])
+@pytest.mark.parametrize("policy", ["full", "lora"])
+@pytest.mark.parametrize("other", ["full", "lora"])
+def test_another_checkpoint_teaches(make_trainer, make_config, tmp_path, method, policy, other):
+    def adapter(rank):
+        return LoraConfig(r=rank, target_modules=["q_proj", "v_proj"])
+
+    folder = str(tmp_path / "other")
+    kwargs = {"peft_config": adapter(2)} if other == "lora" else {}
+    moved = saved_policy(folder, make_trainer, make_config, **kwargs)
+    kwargs = {"peft_config": adapter(4)} if policy == "lora" else {}
+    config = make_config(method=method, sdar_coef=0.5, teacher_weights=folder)
+    if (policy, other) == ("full", "lora"):
+        with pytest.raises(ValueError, match="an adapter, and the policy is trained without one"):
+            make_trainer(config, **kwargs)
+        return
+    trainer = make_trainer(config, **kwargs)
+    taught = scored_batch(trainer)
+    rows = [row for episode in trainer.episodes for row in episode_rows(episode, 0)]
+    inputs = trainer.teacher.inputs(trainer.episodes, rows, taught["completion_ids"], taught["completion_mask"])[:2]
+    sampled = sampled_tokens(taught)
+    expected = moved._score(moved.model, *inputs, sampled).logps
+    own = trainer._score(trainer.model, *inputs, sampled).logps
+    found = trainer._teacher_score(*inputs, sampled).logps
+    torch.testing.assert_close(found * sampled, expected * sampled, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(own * sampled, expected * sampled, atol=1e-2)
+    if method == "sdar":
+        torch.testing.assert_close(taught["teacher_per_token_logps"], found)
+    # the policy is what is trained, and goes on being what it was
+    fresh = make_trainer(make_config(sdar_coef=0.5), **kwargs)
+    torch.testing.assert_close(own, fresh._score(fresh.model, *inputs, sampled).logps)
+    trained = gradients(trainer, taught)
+    assert trained and not any("teacher" in name for name in trained)
+
+
+@pytest.mark.parametrize("policy", ["full", "lora"])
+def test_a_run_with_another_teacher_resumes_exactly(make_trainer, make_config, tmp_path, policy):
+    kwargs = {"peft_config": LoraConfig(r=2, target_modules=["q_proj", "v_proj"])} if policy == "lora" else {}
+    saved_policy(str(tmp_path / "other"), make_trainer, make_config, **kwargs)
+    options = {
+        "sdar_coef": 0.5,
+        "teacher_weights": str(tmp_path / "other"),
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "learning_rate": 1e-2,
+    }
+    weights = []
+    for checkpoint in (None, str(tmp_path / "out" / "checkpoint-1")):
+        trainer = make_trainer(make_config(output_dir=str(tmp_path / "out"), max_steps=2, **options), **kwargs)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        weights.append({name: one.detach().clone() for name, one in trainer.model.named_parameters()})
+    first, resumed = weights
+    assert all(torch.equal(first[name], resumed[name]) for name in first)
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(make_trainer, make_config, tmp_path):
+    moved = saved_policy(str(tmp_path / "small"), make_trainer, make_config)
+    moved.model.resize_token_embeddings(64)
+    moved.model.save_pretrained(tmp_path / "small")
+    with pytest.raises(ValueError, match="a model of 64 tokens, and the policy's tokenizer has"):
+        make_trainer(make_config(sdar_coef=0.5, teacher_weights=str(tmp_path / "small")))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"teacher_weights": "bsae"}, "a model's or adapter's name or path; got 'bsae'"),
         ({"teacher_weights": "base", "divergence": "reverse_kl"}, "has an output layer of its own"),
         ({"teacher_weights": "ema"}, "For an average, set `sync_ref_model=True`"),
         ({"teacher_weights": "base", "sync_ref_model": True, "beta": 0.1}, "'base'` as it was loaded"),

@@ -127,3 +127,14 @@ def test_a_study_trains_plays_the_test_panel_and_goes_on_where_it_was(tmp_path):
     assert {run["arm"] for run in result["runs"]} == {"untrained", "grpo"}
     assert all(0 <= run["with_skills"] <= 1 and len(run["won"]) == 2 for run in result["runs"])
     assert result["options"]["steps"] == 1
+
+
+@pytest.mark.parametrize("world", ["sparse_shop", "household"])
+def test_each_world_is_played(world, tmp_path):
+    """As the study starts a run, next to a benchmark that is called as ALFWorld's package is."""
+    told = {"split": "test", "with_skills": False}
+    told["options"] = {"method": "grpo", "max_steps": 0, "panel_size": 1, "disable_tqdm": True}
+    command = [sys.executable, str(BENCHMARKS / "study.py"), "--run", world, str(tmp_path), json.dumps(told)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / "result.json").read_text())["after"] in (0, 1)

@@ -109,6 +109,10 @@ FUNCTIONS: dict[str, list[str]] = {
     "trl.trainer.utils.pad": ["tensors", "padding_value", "padding_side", "pad_to_multiple_of"],
     "trl.trainer.utils.use_adapter": ["model", "adapter_name"],
     "trl.trainer.utils.get_config_model_id": ["config"],
+    "trl.trainer.utils.add_fused_lm_head": ["model", "temperature", "cast_lm_head_to_fp32", "outputs"],
+    "trl.trainer.utils.create_model_from_path": ["model_id", "architecture", "kwargs"],
+    "trl.models.utils.prepare_deepspeed": ["model", "accelerator"],
+    "trl.models.utils.prepare_fsdp": ["model", "accelerator"],
     "trl.models.utils.disable_gradient_checkpointing": ["model", "gradient_checkpointing_kwargs"],
     "trl.models.utils.unwrap_model_for_generation": [
         "model",

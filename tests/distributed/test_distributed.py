@@ -68,8 +68,8 @@ ROW_MEANS = {**BY_TURN, "loss_type": "grpo", "per_device_train_batch_size": 1}
 
 
 @pytest.fixture(scope="module")
-def agreed(launch, random_model_folder, tmp_path_factory):
-    """The same scripted episodes, with full weights and with LoRA, on every backend that was asked for."""
+def agreed(launch, random_model_folder, other_model_folder, tmp_path_factory):
+    """The same scripted episodes, with full weights, LoRA and another teacher, on every backend that was asked for."""
     folders = {}
 
     def get(backend):
@@ -79,7 +79,8 @@ def agreed(launch, random_model_folder, tmp_path_factory):
             common = {**SCRIPTED, "model": random_model_folder, "per_device_train_batch_size": rows}
             jobs = [{**common, "name": "full"}, {**common, "name": "lora", "lora": True}]
             jobs += [{**common, **BY_TURN, "name": "by_turn"}]
-            jobs += [{**common, **ROW_MEANS, "gradient_accumulation_steps": rows, "name": "row_means"}]
+            other = {"teacher_weights": other_model_folder}
+            jobs += [{**common, **ROW_MEANS, **other, "gradient_accumulation_steps": rows, "name": "row_means"}]
             # DeepSpeed is set up once a process
             for together in [[job] for job in jobs] if backend.startswith("zero") else [jobs]:
                 launch(backend, folders[backend], together)
