@@ -51,6 +51,7 @@ WORLDS = {
     "questions_early": Setting("search_qa", {"max_steps": 8}),
     "shop": Setting("webshop"),
     "sparse_shop": Setting("webshop", {"reward": "success"}),
+    "sparse_shop_early": Setting("webshop", {"reward": "success", "max_steps": 8}),
     "household": Setting("alfworld"),
 }
 
@@ -74,6 +75,8 @@ ARMS: dict[str, dict[str, Any]] = {
 ABLATIONS: dict[str, dict[str, Any]] = {
     "opsd": {"method": "opsd"},
     "grpo_opsd_uniform": {"method": "grpo_opsd_uniform"},
+    "grpo_opsd_half": {"method": "grpo_opsd", "sdar_coef": 0.5},
+    "grpo_opsd_reverse_kl": {"method": "grpo_opsd", "divergence": "reverse_kl", **TUNED},
     "skill_sd": {"method": "skill_sd"},
     "skill_grpo": {"method": "skill_grpo"},
     "sdar_entropy": {"method": "sdar", "gate": "entropy", **TUNED},
@@ -86,6 +89,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "sdar_no_signal": {"method": "sdar", "distill_on": "no_signal", **TUNED},
     "gigpo_sdar": {"method": "sdar", "step_coef": 1.0, **TUNED},
 }
+
+PLOTTED = ("sdar_tuned", "grpo", "grpo_opsd_tuned")  # bands of more would hide each other
 
 QUICK = {"steps": 2, "episodes": 16, "panel_size": 8, "curve_size": 4}
 
@@ -217,8 +222,10 @@ def report(output: Path, plots: Path | None = None) -> dict[str, Any]:
                 if wanted and {run.seed for run in arm.runs} & {run.seed for run in against.runs}:
                     difference = subtract(arm, against).to_dict()
                     found["summary"].setdefault(f"{first}_minus_{other}", {})[setting] = difference
-        if plots is not None and trained:
-            plot_curves(list(trained.values()), plots / f"study_{setting}.png")
+        plotted = [arm for name, arm in trained.items() if name in PLOTTED]
+        if plots is not None and plotted:
+            plots.mkdir(parents=True, exist_ok=True)
+            plot_curves(plotted, plots / f"study_{setting}.png")
     return found
 
 
@@ -275,12 +282,12 @@ def tables(found: dict[str, Any]) -> str:
                 orders.append([name, f"{share:.3f}", str(count), str(len(known))])
         pairs = [["", "difference", "95% interval", "p over tasks", "p over runs", "seeds"]]
         for pair, by_world in found["summary"].items():
-            if world in by_world:
+            first, other = pair.split("_minus_")
+            if world in by_world and (other == "grpo" or first == "sdar_tuned" or pair == "sdar_minus_grpo_opsd"):
                 one = by_world[world]
                 tests = ["" if one[p] is None else f"{one[p]:.3f}" for p in ("p_tasks", "p_runs")]
                 interval = f"{one['ci_low']:+.3f} to {one['ci_high']:+.3f}"
-                name = pair.replace("_minus_", " - ")
-                pairs.append([name, f"{one['difference']:+.3f}", interval, *tests, str(one["seeds"])])
+                pairs.append([f"{first} - {other}", f"{one['difference']:+.3f}", interval, *tests, str(one["seeds"])])
         tried = ", ".join(f"{one}: {success:.3f}" for one, success in told["validation_by_coefficient"].items())
         parts += [f"{world}; validation success by coefficient: {tried or 'not tried'}"]
         parts += [_markdown(rows) for rows in (arms, pairs, teachers, orders) if len(rows) > 1]

@@ -1,5 +1,6 @@
 """One run of the study: train, play the panel, say what was logged."""
 
+import math
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -100,5 +101,5 @@ def train_one(world_name: str, options: dict[str, Any], split: str, with_skills:
 
 
 def _mean(entries: Sequence[dict[str, Any]], name: str) -> float | None:
-    known = [entry[name] for entry in entries if name in entry]
+    known = [entry[name] for entry in entries if not math.isnan(entry.get(name, math.nan))]  # nobody won: no gap
     return sum(known) / len(known) if known else None

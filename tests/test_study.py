@@ -97,6 +97,14 @@ def test_gaps_of_won_and_lost_episodes_are_compared_within_a_task(study, monkeyp
     assert order.shares() == {"episode": {"share": 0.0, "pairs": 1}, "first_turn": {"share": 1.0, "pairs": 1}}
 
 
+def test_what_a_step_could_not_tell_is_left_out_of_a_mean(study, monkeypatch):
+    monkeypatch.delitem(sys.modules, "common", raising=False)
+    mean = import_module("study_run")._mean
+    nobody_won, won, not_logged = {"sdar/gap_won": float("nan")}, {"sdar/gap_won": 0.5}, {}
+    assert mean([nobody_won, won, not_logged], "sdar/gap_won") == 0.5
+    assert mean([nobody_won, not_logged], "sdar/gap_won") is None
+
+
 def test_the_study_page_holds_the_tables_of_its_results(study):
     result = json.loads((BENCHMARKS / "results" / "study.json").read_text())
     page = (BENCHMARKS.parent / "docs" / "study.md").read_text().splitlines()

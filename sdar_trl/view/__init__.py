@@ -44,9 +44,11 @@ def episode_files(run: Path) -> list[Path]:
         return [run]
     found = sorted(run.glob("episodes/*.jsonl"))
     if not found:
+        panels = ", ".join(str(path) for path in sorted(run.glob("panel_*.jsonl")))
         raise ValueError(
             f"No episodes in {run}: expected its folder `episodes`, which a run writes with "
             "`save_episodes_every=N`, or a file of episodes as JSON lines."
+            + (f" How a panel's episodes ended, without what was said, is in {panels}." if panels else "")
         )
     return found
 

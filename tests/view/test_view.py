@@ -33,7 +33,8 @@ def test_a_file_of_episodes_needs_no_step(tmp_path):
 
 
 def test_a_run_without_episodes_is_told_how_to_get_some(tmp_path):
-    with pytest.raises(SystemExit, match="No episodes in .*save_episodes_every=N"):
+    (tmp_path / "panel_after.jsonl").touch()
+    with pytest.raises(SystemExit, match="No episodes in .*save_episodes_every=N.* ended, .*/panel_after.jsonl"):
         main([str(tmp_path)])
 
 
