@@ -79,6 +79,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "grpo_opsd_reverse_kl": {"method": "grpo_opsd", "divergence": "reverse_kl", **TUNED},
     "skill_sd": {"method": "skill_sd"},
     "skill_grpo": {"method": "skill_grpo"},
+    "sdar_tenth": {"method": "sdar", "sdar_coef": 0.1},
     "sdar_entropy": {"method": "sdar", "gate": "entropy", **TUNED},
     "sdar_soft_or": {"method": "sdar", "gate": "soft_or", **TUNED},
     "sdar_reverse_kl": {"method": "sdar", "divergence": "reverse_kl", **TUNED},
