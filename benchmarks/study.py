@@ -50,6 +50,7 @@ WORLDS = {
     "questions": Setting("search_qa"),
     "questions_early": Setting("search_qa", {"max_steps": 8}),
     "shop": Setting("webshop"),
+    "shop_early": Setting("webshop", {"max_steps": 8}),
     "sparse_shop": Setting("webshop", {"reward": "success"}),
     "sparse_shop_early": Setting("webshop", {"reward": "success", "max_steps": 8}),
     "household": Setting("alfworld"),
@@ -91,6 +92,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "gigpo_sdar": {"method": "sdar", "step_coef": 1.0, **TUNED},
 }
 
+_SHOWN = ("untrained", "grpo", "sdar_tuned")
 PLOTTED = ("sdar_tuned", "grpo", "grpo_opsd_tuned")  # bands of more would hide each other
 
 QUICK = {"steps": 2, "episodes": 16, "panel_size": 8, "curve_size": 4}
@@ -254,10 +256,10 @@ def by_type(records: Sequence[Record]) -> dict[str, float]:
 
 def tables(found: dict[str, Any]) -> str:
     """
-    What is in docs/study.md, from a report: of each world, the arms, the differences, and what the teacher did in the
-    run in which its gradient was measured.
+    What is in docs/study.md, from a report: all worlds at a glance; of each world, the arms, the differences, and what
+    the teacher did in the run in which its gradient was measured.
     """
-    parts = []
+    parts = ["all worlds", _markdown(_overview(found))]
     for world, told in found["worlds"].items():
         of_world = [run for run in found["runs"] if run["world"] == world]
         types = sorted({name for run in of_world for name in run["by_type"]})
@@ -293,6 +295,28 @@ def tables(found: dict[str, Any]) -> str:
         parts += [f"{world}; validation success by coefficient: {tried or 'not tried'}"]
         parts += [_markdown(rows) for rows in (arms, pairs, teachers, orders) if len(rows) > 1]
     return "\n\n".join(parts)
+
+
+def _overview(found: dict[str, Any]) -> list[list[str]]:
+    """Of each world, what the teacher knows before training and what SDAR made of it."""
+    rows = [["world", "teacher's lead", "coefficient", "GRPO", "SDAR", "difference", "95% interval", "seeds"]]
+    for world, one in found["summary"].get("sdar_tuned_minus_grpo", {}).items():
+        arms = {name: [r for r in found["runs"] if r["world"] == world and r["arm"] == name] for name in _SHOWN}
+        [untrained] = arms["untrained"]
+        seeds = {run["seed"] for run in arms["grpo"]} & {run["seed"] for run in arms["sdar_tuned"]}
+        means = [sum(run["after"] for run in arms[name] if run["seed"] in seeds) / len(seeds) for name in _SHOWN[1:]]
+        rows.append(
+            [
+                world,
+                f"{untrained['with_skills'] - untrained['after']:+.3f}",
+                f"{arms['sdar_tuned'][0]['sdar_coef']:g}",
+                *(f"{mean:.3f}" for mean in means),
+                f"{one['difference']:+.3f}",
+                f"{one['ci_low']:+.3f} to {one['ci_high']:+.3f}",
+                str(one["seeds"]),
+            ]
+        )
+    return rows
 
 
 def _short(value: float | None) -> str:

@@ -82,6 +82,17 @@ def test_the_report_has_the_differences_of_what_is_finished(study, tmp_path, mon
     )
 
 
+def test_the_overview_has_a_world_once_and_its_common_seeds(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("sdar_trl.evaluation.comparison.PERMUTATIONS", 99)
+    finish(study, tmp_path, "untrained", 0, [0.0] * 60, after=0.125, with_skills=0.5)
+    for seed in (0, 1):
+        finish(study, tmp_path, "sdar_tuned", seed, [1.0] * 45 + [0.0] * 15, sdar_coef=0.5)
+    for seed in (0, 1, 2):
+        finish(study, tmp_path, "grpo", seed, [1.0] * 30 + [0.0] * 30 if seed < 2 else [0.0] * 60)
+    _, row = study._overview(study.report(tmp_path))
+    assert row[:6] == ["questions", "+0.375", "0.5", "0.500", "0.750", "+0.250"] and row[-1] == "2"
+
+
 def test_gaps_of_won_and_lost_episodes_are_compared_within_a_task(study, monkeypatch):
     monkeypatch.delitem(sys.modules, "common", raising=False)  # the benchmarks have one as well
 
