@@ -271,7 +271,7 @@ def tables(found: dict[str, Any]) -> str:
             runs = [run for run in of_world if run["arm"] == name]
             kinds = [f"{sum(run['by_type'][kind] for run in runs) / len(runs):.3f}" for kind in types]
             arms.append([name, f"{arm['mean']:.3f}", interval, str(len(arm["seeds"])), *kinds])
-            for run in (run for run in runs if "with_skills" in run):
+            for run in [run for run in runs if "with_skills" in run][:1]:  # of the first seed
                 if name == "untrained":
                     kinds = [f"{run['with_skills_by_type'][kind]:.3f}" for kind in types]
                     arms.append(["untrained, with skills", f"{run['with_skills']:.3f}", "", "1", *kinds])
