@@ -66,7 +66,8 @@ def help_of(script, module):
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(output):
         patch.setattr(sys, "argv", [script, "--help"])
         patch.chdir(ROOT)
-        patch.syspath_prepend(ROOT / "benchmarks")
+        patch.delitem(sys.modules, "common", raising=False)  # the examples have one as well
+        patch.setattr(sys, "path", [*sys.path, str(ROOT / "benchmarks")])  # last: one is called as a package is
         with pytest.raises(SystemExit) as stop:
             runpy.run_module(script, run_name="__main__") if module else runpy.run_path(script, run_name="__main__")
     assert not stop.value.code, output.getvalue()
@@ -75,6 +76,7 @@ def help_of(script, module):
 
 def check_training_script(script, words, monkeypatch):
     """The arguments of a training script are read as it reads them."""
+    monkeypatch.delitem(sys.modules, "common", raising=False)
     monkeypatch.syspath_prepend(ROOT / "examples")
     common = importlib.import_module("common")
     name = Path(script).stem.removeprefix("train_")
