@@ -92,7 +92,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "gigpo_sdar": {"method": "sdar", "step_coef": 1.0, **TUNED},
 }
 
-_SHOWN = ("untrained", "grpo", "sdar_tuned")
 PLOTTED = ("sdar_tuned", "grpo", "grpo_opsd_tuned")  # bands of more would hide each other
 
 QUICK = {"steps": 2, "episodes": 16, "panel_size": 8, "curve_size": 4}
@@ -259,7 +258,8 @@ def tables(found: dict[str, Any]) -> str:
     What is in docs/study.md, from a report: all worlds at a glance; of each world, the arms, the differences, and what
     the teacher did in the run in which its gradient was measured.
     """
-    parts = ["all worlds", _markdown(_overview(found))]
+    overview = _overview(found)
+    parts = ["all worlds", _markdown(overview)] if len(overview) > 1 else []
     for world, told in found["worlds"].items():
         of_world = [run for run in found["runs"] if run["world"] == world]
         types = sorted({name for run in of_world for name in run["by_type"]})
@@ -289,8 +289,7 @@ def tables(found: dict[str, Any]) -> str:
             if world in by_world and (other == "grpo" or first == "sdar_tuned" or pair == "sdar_minus_grpo_opsd"):
                 one = by_world[world]
                 tests = ["" if one[p] is None else f"{one[p]:.3f}" for p in ("p_tasks", "p_runs")]
-                interval = f"{one['ci_low']:+.3f} to {one['ci_high']:+.3f}"
-                pairs.append([f"{first} - {other}", f"{one['difference']:+.3f}", interval, *tests, str(one["seeds"])])
+                pairs.append([f"{first} - {other}", *_difference(one), *tests, str(one["seeds"])])
         tried = ", ".join(f"{one}: {success:.3f}" for one, success in told["validation_by_coefficient"].items())
         parts += [f"{world}; validation success by coefficient: {tried or 'not tried'}"]
         parts += [_markdown(rows) for rows in (arms, pairs, teachers, orders) if len(rows) > 1]
@@ -301,22 +300,18 @@ def _overview(found: dict[str, Any]) -> list[list[str]]:
     """Of each world, what the teacher knows before training and what SDAR made of it."""
     rows = [["world", "teacher's lead", "coefficient", "GRPO", "SDAR", "difference", "95% interval", "seeds"]]
     for world, one in found["summary"].get("sdar_tuned_minus_grpo", {}).items():
-        arms = {name: [r for r in found["runs"] if r["world"] == world and r["arm"] == name] for name in _SHOWN}
-        [untrained] = arms["untrained"]
-        seeds = {run["seed"] for run in arms["grpo"]} & {run["seed"] for run in arms["sdar_tuned"]}
-        means = [sum(run["after"] for run in arms[name] if run["seed"] in seeds) / len(seeds) for name in _SHOWN[1:]]
-        rows.append(
-            [
-                world,
-                f"{untrained['with_skills'] - untrained['after']:+.3f}",
-                f"{arms['sdar_tuned'][0]['sdar_coef']:g}",
-                *(f"{mean:.3f}" for mean in means),
-                f"{one['difference']:+.3f}",
-                f"{one['ci_low']:+.3f} to {one['ci_high']:+.3f}",
-                str(one["seeds"]),
-            ]
-        )
+        of_world = [run for run in found["runs"] if run["world"] == world]
+        [untrained] = [run for run in of_world if run["arm"] == "untrained"]
+        grpo, sdar = ({run["seed"]: run for run in of_world if run["arm"] == name} for name in ("grpo", "sdar_tuned"))
+        seeds = grpo.keys() & sdar.keys()
+        means = [f"{sum(arm[seed]['after'] for seed in seeds) / len(seeds):.3f}" for arm in (grpo, sdar)]
+        lead, coefficient = untrained["with_skills"] - untrained["after"], next(iter(sdar.values()))["sdar_coef"]
+        rows.append([world, f"{lead:+.3f}", f"{coefficient:g}", *means, *_difference(one), str(one["seeds"])])
     return rows
+
+
+def _difference(one: dict[str, Any]) -> list[str]:
+    return [f"{one['difference']:+.3f}", f"{one['ci_low']:+.3f} to {one['ci_high']:+.3f}"]
 
 
 def _short(value: float | None) -> str:
