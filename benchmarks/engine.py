@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 from common import in_process, table, write_json
-from rollout import TOOL_CALL, TextBook, ToolBook, load, rollouts_alone
+from rollout import TOOL_CALL, TextBook, ToolBook, group_options, load, rollouts_alone
 
 
 GENERATE, TRL, TURNS, FREE = "generate, cached", "TRL's tool loop, vLLM", "vLLM, turn by turn", "vLLM"
@@ -117,15 +117,9 @@ def worker(args: argparse.Namespace) -> dict[str, Any]:
     task = {"prompt": [{"role": "user", "content": "you are a reader. "}], "words": args.words, "turns": args.turns}
     limit = 10 * args.response
     options: dict[str, Any] = {
-        "output_dir": tempfile.mkdtemp(),
-        "per_device_train_batch_size": args.rows,
-        "num_generations": args.rows,
+        **group_options(args.rows, device),
         "max_completion_length": (args.words * 2 + limit + 20) * args.turns,
-        "bf16": False,
-        "use_cpu": device == "cpu",
-        "report_to": "none",
         "disable_tqdm": True,
-        "temperature": 1.0,
         "use_vllm": args.worker != "generate",
         "vllm_mode": "colocate",
         "vllm_gpu_memory_utilization": 0.3,

@@ -83,6 +83,19 @@ class RolloutDone(Exception):
     """Ends a training step where the rollout ends."""
 
 
+def group_options(rows: int, device: str) -> dict[str, Any]:
+    """Options of a trainer whose rollouts alone are looked at: one group of `rows` episodes."""
+    return {
+        "output_dir": tempfile.mkdtemp(),
+        "per_device_train_batch_size": rows,
+        "num_generations": rows,
+        "bf16": False,
+        "use_cpu": device == "cpu",
+        "report_to": "none",
+        "temperature": 1.0,
+    }
+
+
 def rollouts_alone(trainer: Any) -> Callable[[list[dict[str, Any]]], tuple[float, Any]]:
     """From rows of a dataset to the seconds of their rollout by a trainer, and what it gave: rows of ids."""
     generate_rows = trainer._generate
@@ -201,16 +214,7 @@ def worker(args: argparse.Namespace) -> dict[str, Any]:
     tools = "" if args.side == TRL else f"{TOOLS}{json.dumps(get_json_schema(ToolBook().read))}"
     prompt = [{"role": "user", "content": f"you are a reader. {tools}"}]
     task = {"prompt": prompt, "words": args.words, "turns": args.turns}
-    options: dict[str, Any] = {
-        "output_dir": tempfile.mkdtemp(),
-        "per_device_train_batch_size": args.rows,
-        "num_generations": args.rows,
-        "max_completion_length": 30_000,
-        "bf16": False,
-        "use_cpu": device == "cpu",
-        "report_to": "none",
-        "temperature": 1.0,
-    }
+    options: dict[str, Any] = {**group_options(args.rows, device), "max_completion_length": 30_000}
     common: dict[str, Any] = {
         "model": model,
         "train_dataset": Dataset.from_list([task] * args.rows),
